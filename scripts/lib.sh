@@ -1,0 +1,78 @@
+# shellcheck shell=bash
+# Owns what every script shares: where things are, how progress and failure are said, how packages are installed.
+# Never starts, builds or removes anything by itself; it is sourced, not run.
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Absolute, because one of these paths ends up in the environment of a process that lives on.
+LAB=${GPULAB_STATE:-$ROOT/.lab}
+# shellcheck disable=SC2034  # read by the scripts that source this file
+VENV=$ROOT/.venv
+LOGS=$LAB/log
+cd "$ROOT"
+
+mkdir -p "$LOGS" "$LAB/state" "$LAB/cache"
+
+# Colour only where a person is looking.
+if [ -t 1 ]; then DIM=$'\e[2m' BOLD=$'\e[1m' RED=$'\e[31m' OFF=$'\e[0m'; else DIM='' BOLD='' RED='' OFF=''; fi
+
+say() { printf '%s\n' "$*"; }
+
+# die SENTENCE: every failure ends here, in one sentence that says what to do.
+die() {
+  printf '%s%s%s\n' "$RED" "$*" "$OFF" >&2
+  exit 1
+}
+
+now_ms() { date +%s%3N; }
+
+# step TITLE COMMAND...: says what is being done, does it, and says how long it took. The command's own words go to
+# stdout indented by nothing: they are progress. Its failure is the script's failure, already explained by `die`.
+step() {
+  local title=$1 began took
+  shift
+  began=$(now_ms)
+  printf '%s==>%s %s\n' "$BOLD" "$OFF" "$title"
+  "$@"
+  took=$(($(now_ms) - began))
+  printf '    %sdone in %d.%d s%s\n' "$DIM" $((took / 1000)) $((took % 1000 / 100)) "$OFF"
+}
+
+# quietly LOG COMMAND...: keeps a command's words in a log and shows its end only when it fails.
+quietly() {
+  local log=$LOGS/$1
+  shift
+  if ! "$@" >>"$log" 2>&1; then
+    tail -n 15 "$log" >&2
+    return 1
+  fi
+}
+
+is_root() { [ "$(id -u)" = 0 ]; }
+has() { command -v "$1" >/dev/null 2>&1; }
+can_apt() { is_root && has apt-get; }
+
+# apt_install WHY PACKAGE...: installs what the distribution offers. An old or empty package list is the usual
+# reason for a failure, so the list is fetched once and the install tried again.
+apt_install() {
+  local why=$1
+  shift
+  can_apt || die "$why needs the packages '$*', which only an administrator can install: run 'sudo apt-get install $*', then this command again."
+  say "    installing $* with apt ($why)"
+  export DEBIAN_FRONTEND=noninteractive
+  if ! apt-get install -y -q --no-install-recommends "$@" >>"$LOGS/apt.log" 2>&1; then
+    quietly apt.log apt-get update -q ||
+      die "The package list could not be refreshed: make 'apt-get update' work on this machine, then run this command again."
+    quietly apt.log apt-get install -y -q --no-install-recommends "$@" ||
+      die "apt could not install '$*' (log: $LOGS/apt.log): make 'apt-get install $*' work, then run this command again."
+  fi
+}
+
+# one_at_a_time: two people typing `make up` in one checkout must not build and start twice.
+one_at_a_time() {
+  exec 9>"$LAB/state/make.lock"
+  flock -n 9 && return 0
+  say "Another 'make' is at work in this checkout; waiting for it (at most 30 minutes)."
+  flock -w 1800 9 || die "Another 'make' holds $LAB/state/make.lock since 30 minutes: end it, then run this command again."
+}
