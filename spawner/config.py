@@ -1,0 +1,163 @@
+"""Turns lab.yaml into JupyterHub's options; `jupyterhub_config.py` calls `configure` and nothing else.
+
+Owns the mapping from `LabConfig` to JupyterHub's and the spawner's traits, the roles of the lab's own services, and the files that
+tell other processes where the hub is. Never decides anything about a request.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spawner import auth, labfile, pages, vault
+from spawner.engine import Engine
+from spawner.errors import EngineUnknown, LabError
+from spawner.gpu_spawner import GpuSpawner
+from spawner.model import LabConfig
+
+POLL_SECONDS = 10
+# Named servers that may exist, running or not, for each that may run at once.
+NAMED_SERVERS_PER_RUNNING = 5
+
+
+def configure(c: Any, file: str, env: Mapping[str, str]) -> None:
+    """Set JupyterHub's options from lab.yaml.
+
+    Args:
+        c: JupyterHub's configuration object.
+        file: path of lab.yaml.
+        env: environment, for the overrides that `labfile.load` knows.
+
+    Raises:
+        SystemExit: lab.yaml, the secrets or the engine are not usable; the sentence is on standard error.
+    """
+    try:
+        config = labfile.load(file, env)
+        prepare_folders(config)
+        gateway = _gateway(config)
+        _hub(c, config, gateway)
+        _proxy(c, config)
+        _services(c, config, file)
+        _spawner(c, config, file)
+        auth.configure_token_sign_in(c)
+        pages.configure_pages(c)
+        public_url_file(config).write_text(public_url(config) + "\n")
+    except LabError as error:
+        print(f"gpulab: {error.message}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        print(f"gpulab: The state folder cannot be used ({error}). Check its free space and rights.", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def public_url(config: LabConfig) -> str:
+    """Where a browser on this machine reaches the hub."""
+    address = "127.0.0.1" if config.hub.address in ("0.0.0.0", "::", "*") else config.hub.address  # noqa: S104
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{config.hub.port}"
+
+
+def public_url_file(config: LabConfig) -> Path:
+    """File with the public URL of the hub that was started last."""
+    return config.state / "state" / "hub.url"
+
+
+def secrets_folder(config: LabConfig) -> Path:
+    """The 0700 folder of the lab's secrets."""
+    return config.state / "secrets"
+
+
+def prepare_folders(config: LabConfig) -> None:
+    """Make the state and secrets folders where they are missing.
+
+    Raises:
+        LabError: the secrets folder is open to others.
+        OSError: a folder cannot be made.
+    """
+    vault.open_folder(secrets_folder(config))
+    (config.state / "state").mkdir(parents=True, exist_ok=True)
+
+
+def _gateway(config: LabConfig) -> str:
+    # The hub must come up, and show its pages, also while the engine is away: the address is remembered.
+    remembered = config.state / "state" / "gateway"
+    engine = Engine.connect()
+    try:
+        gateway = engine.ensure_network(config.network.name, config.name)
+    except EngineUnknown:
+        if not remembered.exists():
+            raise
+        return remembered.read_text().strip()
+    finally:
+        engine.close()
+    remembered.write_text(gateway + "\n")
+    return gateway
+
+
+def _hub(c: Any, config: LabConfig, gateway: str) -> None:
+    state = config.state / "state"
+    c.JupyterHub.bind_url = f"http://{config.hub.address}:{config.hub.port}"
+    # The labs reach the hub's API on their own network's gateway; no other interface listens.
+    c.JupyterHub.hub_ip = gateway
+    c.JupyterHub.hub_port = config.network.hub_port
+    c.JupyterHub.db_url = f"sqlite:///{state / 'jupyterhub.sqlite'}"
+    vault.secret(secrets_folder(config), "cookie_secret")
+    c.JupyterHub.cookie_secret_file = str(secrets_folder(config) / "cookie_secret")
+    c.JupyterHub.cleanup_servers = False
+    c.JupyterHub.allow_named_servers = True
+    c.JupyterHub.named_server_limit_per_user = NAMED_SERVERS_PER_RUNNING * config.limits.servers_per_user
+    c.JupyterHub.spawner_class = GpuSpawner
+    c.JupyterHub.default_url = "/hub/home"
+
+
+def _proxy(c: Any, config: LabConfig) -> None:
+    c.ConfigurableHTTPProxy.auth_token = vault.secret(secrets_folder(config), "proxy_token")
+    c.ConfigurableHTTPProxy.pid_file = str(config.state / "state" / "proxy.pid")
+    c.ConfigurableHTTPProxy.command = [_proxy_command()]
+    # The proxy's own port for the hub: beside the hub's, and only on loopback.
+    c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{config.hub.port + 1 if config.hub.port < 65535 else 65534}"
+
+
+def _proxy_command() -> str:
+    checkout = Path(__file__).resolve().parent.parent
+    local = checkout / ".proxy" / "node_modules" / ".bin" / "configurable-http-proxy"
+    if local.exists():
+        return str(local)
+    if found := shutil.which("configurable-http-proxy"):
+        return found
+    raise LabError("configurable-http-proxy is not installed.", "Run `make up`, which installs it.")
+
+
+def _services(c: Any, config: LabConfig, file: str) -> None:
+    secrets = secrets_folder(config)
+    c.JupyterHub.services = [
+        {"name": "gpulab-cli", "api_token": vault.secret(secrets, "cli_token")},
+        {
+            "name": "gpulab-settler",
+            "api_token": vault.secret(secrets, "settler_token"),
+            "command": [sys.executable, "-m", "spawner.services.settler", str(Path(file).resolve())],
+        },
+    ]
+    c.JupyterHub.load_roles = [
+        {"name": "gpulab-cli", "scopes": list(auth.CLI_SCOPES), "services": ["gpulab-cli"]},
+        # The settler speaks to engine and ledger only; it may do nothing in the hub.
+        {"name": "gpulab-settler", "scopes": [], "services": ["gpulab-settler"]},
+    ]
+
+
+def _spawner(c: Any, config: LabConfig, file: str) -> None:
+    c.GpuSpawner.lab_file = str(Path(file).resolve())
+    c.GpuSpawner.network_name = config.network.name
+    c.GpuSpawner.use_internal_ip = True
+    c.GpuSpawner.remove = True
+    c.GpuSpawner.default_url = "/lab"
+    c.GpuSpawner.poll_interval = POLL_SECONDS
+    c.GpuSpawner.start_timeout = config.limits.start_seconds
+    c.GpuSpawner.http_timeout = config.limits.http_seconds
+    # JupyterHub would end itself after some failed starts in a row; one broken lab must not end the others' hub.
+    c.GpuSpawner.consecutive_failure_limit = 0
+
+

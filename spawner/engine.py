@@ -1,0 +1,318 @@
+"""The Docker engine, asked by label and told by spec.
+
+Owns the docker library: connections, time limits, the translation of `ContainerSpec` into the engine's words and of the
+engine's answers into `Presence` or one of two errors. Never decides and never knows the ledger. 404 means *absent*; every
+other failure means *unknown*.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+from docker.types import Mount as DockerMount
+from docker.utils import kwargs_from_env
+
+from spawner.container import LABEL_LAB, LABEL_LEASE
+from spawner.errors import EngineError, EngineRefused, EngineUnknown
+from spawner.model import ContainerSpec, EngineFacts, HostCapacity, Mount, Presence
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 10
+CALL_SECONDS = 60
+_CPU_PERIOD = 100_000
+# Threads of many labs share one client; docker-py's default pool of 25 would queue them silently.
+_POOL = 128
+
+
+class Engine:
+    """One engine. Methods are synchronous and may be called from several threads.
+
+    `client` is the connection for calls that may take long (create, stop); `_quick` answers or gives up within
+    `ANSWER_SECONDS`.
+    """
+
+    def __init__(self, client: docker.APIClient, quick: docker.APIClient) -> None:
+        self.client = client
+        self._quick = quick
+
+    @classmethod
+    def connect(
+        cls, base_url: str | None = None, *, call_seconds: float = CALL_SECONDS, answer_seconds: float = ANSWER_SECONDS
+    ) -> Engine:
+        """Prepare connections to the engine at `base_url`, else DOCKER_HOST, else the default socket.
+
+        Makes no call: an engine that is down is found by the first method that needs it.
+        """
+        where: dict[str, Any] = {"base_url": base_url} if base_url else kwargs_from_env()
+        # A fixed version, not "auto": that would ask the engine here. 1.41 is Debian 12's engine.
+        make = lambda seconds: docker.APIClient(  # noqa: E731
+            version="1.41", timeout=seconds, max_pool_size=_POOL, **where
+        )
+        return cls(make(call_seconds), make(answer_seconds))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.client.close()
+        self._quick.close()
+
+    def facts(self) -> EngineFacts:
+        """What the engine says about itself and its host.
+
+        Raises:
+            EngineUnknown: it does not answer.
+        """
+        with translated("ask the engine about itself"):
+            info = self._quick.info()
+        cdi = bool(info.get("CDISpecDirs")) and _at_least(info.get("ServerVersion", ""), (25, 0))
+        return EngineFacts(
+            version=str(info.get("ServerVersion", "")),
+            capacity=HostCapacity(cpus=int(info["NCPU"]), memory=int(info["MemTotal"])),
+            cdi=cdi,
+            default_runtime=str(info.get("DefaultRuntime", "")),
+        )
+
+    def presence(self, lease_id: str) -> Presence:
+        """What the engine says about the container of a lease; *unknown* instead of an exception."""
+        try:
+            found = self._by_lease(lease_id)
+        except EngineError as error:
+            log.warning("presence of lease %s is unknown: %s", lease_id, error)
+            return Presence.UNKNOWN
+        if not found:
+            return Presence.ABSENT
+        states = {container.get("State", "") for container in found}
+        if states & {"running", "paused", "restarting"}:
+            return Presence.RUNNING
+        return Presence.CREATED if states == {"created"} else Presence.STOPPED
+
+    def leases_present(self, lab: str) -> dict[str, str]:
+        """Lease id → container id of every container of this lab, in any state.
+
+        Raises:
+            EngineUnknown: the engine does not answer.
+        """
+        with translated("list the lab's containers"):
+            found = self._quick.containers(all=True, filters={"label": f"{LABEL_LAB}={lab}"})
+        return {c["Labels"].get(LABEL_LEASE, ""): c["Id"] for c in found}
+
+    def remove(self, lease_id: str, stop_seconds: int = 10) -> None:
+        """Stop and remove the container of a lease. Idempotent; gone already is success.
+
+        Raises:
+            EngineError: the engine did not do it.
+        """
+        for container in self._by_lease(lease_id):
+            with translated("stop the container"):
+                try:
+                    self.client.stop(container["Id"], timeout=stop_seconds)
+                    self.client.remove_container(container["Id"], force=True, v=True)
+                except docker.errors.NotFound:
+                    continue
+                except docker.errors.APIError as error:
+                    # 409: another call is removing it already.
+                    if error.status_code != 409:
+                        raise
+
+    def ending(self, lease_id: str) -> str:
+        """Why the container of a lease is not running, in one sentence."""
+        try:
+            found = self._by_lease(lease_id)
+            with translated("look at the container"):
+                state = self._quick.inspect_container(found[0]["Id"])["State"] if found else {}
+        except EngineError:
+            return "The lab ended."
+        if state.get("OOMKilled"):
+            return "The lab was stopped because it used more memory than its profile allows."
+        if error := state.get("Error"):
+            return f"The lab could not run: {str(error)[:200]}"
+        return f"The lab ended with exit code {state.get('ExitCode', 'unknown')}."
+
+    def start(self, container_id: str) -> None:
+        """Start a created container.
+
+        Raises:
+            EngineError: the engine did not do it.
+        """
+        with translated("start the container"):
+            self.client.start(container_id)
+
+    def address(self, container_id: str, network: str) -> str:
+        """The container's address on the labs' network.
+
+        Raises:
+            EngineError: the engine does not know the container or its address.
+        """
+        with translated("find the container's address"):
+            networks = self._quick.inspect_container(container_id)["NetworkSettings"]["Networks"]
+        if not (ip := networks.get(network, {}).get("IPAddress")):
+            raise EngineRefused("The lab's container ended at once.", _ADMIN)
+        return str(ip)
+
+    def create(self, spec: ContainerSpec, command: Sequence[str] | None, port: int) -> str:
+        """Create, not start, the container of a spec; the engine's id of it.
+
+        Raises:
+            EngineRefused: the engine said no (missing image, name taken, limits it cannot give).
+            EngineUnknown: no sensible answer; the container may yet appear.
+        """
+        with translated("create the container"):
+            host_config = self.client.create_host_config(**host_options(spec))
+            answer = self.client.create_container(
+                image=spec.image,
+                command=list(command) if command else None,
+                name=spec.name,
+                user=spec.user,
+                environment=dict(spec.env),
+                labels=dict(spec.labels),
+                ports=[port],
+                stop_signal="SIGTERM",
+                host_config=host_config,
+            )
+        return str(answer["Id"])
+
+    def image_present(self, image: str) -> bool:
+        """Whether the engine has the image.
+
+        Raises:
+            EngineUnknown: it does not answer.
+        """
+        with translated("look for the image"):
+            try:
+                self._quick.inspect_image(image)
+            except docker.errors.ImageNotFound:
+                return False
+        return True
+
+    def ensure_network(self, name: str, lab: str) -> str:
+        """Make the labs' bridge network where it is missing; the address of its gateway on the host.
+
+        Raises:
+            EngineError: the engine did not do it, or the network has no gateway on this host.
+        """
+        with translated("prepare the network"):
+            try:
+                network = self._quick.inspect_network(name)
+            except docker.errors.NotFound:
+                self._quick.create_network(name, driver="bridge", labels={LABEL_LAB: lab}, check_duplicate=True)
+                network = self._quick.inspect_network(name)
+        for block in network.get("IPAM", {}).get("Config") or []:
+            if gateway := block.get("Gateway"):
+                return str(gateway).split("/")[0]
+        raise EngineRefused(f"The Docker network {name!r} has no gateway.", "Remove it; it is made again at the next start.")
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network. Idempotent."""
+        with translated("remove the network"):
+            try:
+                self._quick.remove_network(name)
+            except docker.errors.NotFound:
+                return
+
+    def run_once(
+        self, image: str, command: Sequence[str], *, mounts: Sequence[Mount], user: str, network: str = "none",
+        env: Mapping[str, str] | None = None, seconds: float = 600,
+    ) -> tuple[int, str]:  # fmt: skip
+        """Run a command in a container of its own, remove it, and hand back exit code and output.
+
+        Raises:
+            EngineError: the container could not be run or did not end in time.
+        """
+        with translated("run a command in the image"):
+            host_config = self.client.create_host_config(
+                mounts=_mounts(mounts), network_mode=network, cap_drop=["ALL"], security_opt=["no-new-privileges"]
+            )
+            made = self.client.create_container(
+                image, list(command), user=user, environment=dict(env or {}), host_config=host_config
+            )
+            try:
+                self.client.start(made["Id"])
+                code = self.client.wait(made["Id"], timeout=seconds)["StatusCode"]
+                output = self.client.logs(made["Id"]).decode("utf-8", "replace")
+            finally:
+                self.client.remove_container(made["Id"], force=True, v=True)
+        return int(code), output
+
+    def _by_lease(self, lease_id: str) -> list[dict[str, Any]]:
+        with translated("look for a lease's container"):
+            found: list[dict[str, Any]] = self._quick.containers(
+                all=True, filters={"label": f"{LABEL_LEASE}={lease_id}"}
+            )
+        return found
+
+
+def host_options(spec: ContainerSpec) -> dict[str, Any]:
+    """The engine's host options of a spec; a pure function."""
+    options: dict[str, Any] = {
+        "mounts": _mounts(spec.mounts),
+        "network_mode": spec.network,
+        "mem_limit": spec.memory,
+        # Equal to memory: no swap beyond it, so that a lab at its limit is stopped instead of slowing the host.
+        "memswap_limit": spec.memory,
+        "shm_size": spec.shm,
+        "cpu_period": _CPU_PERIOD,
+        "cpu_quota": int(spec.cpus * _CPU_PERIOD),
+        "pids_limit": spec.pids,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "init": True,
+        # The engine's own removal would destroy the reason of an end (out of memory) before anyone read it.
+        "auto_remove": False,
+        "restart_policy": {"Name": "no"},
+    }
+    if spec.devices is not None:
+        request: dict[str, Any] = {"Driver": spec.devices.driver, "DeviceIDs": list(spec.devices.device_ids)}
+        if spec.devices.driver == "nvidia":
+            request["Capabilities"] = [["gpu"]]
+        options["device_requests"] = [request]
+    return options
+
+
+def _mounts(mounts: Sequence[Mount]) -> list[DockerMount]:
+    # `Mount` with type bind refuses a missing source; the older `binds` would make it, owned by root.
+    return [
+        DockerMount(m.target, m.source, type="bind" if m.source.startswith("/") else "volume", read_only=m.read_only)
+        for m in mounts
+    ]
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn whatever the docker library raises into `EngineRefused` or `EngineUnknown`.
+
+    Args:
+        what: the attempt, to complete "The Docker engine did not …".
+    """
+    try:
+        yield
+    except docker.errors.APIError as error:
+        detail = _detail(error)
+        if error.status_code is not None and 400 <= error.status_code < 500:
+            raise EngineRefused(f"The Docker engine refused to {what}: {detail}.", _ADMIN) from error
+        raise EngineUnknown(f"The Docker engine failed to {what}: {detail}.", _ADMIN) from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        raise EngineUnknown(
+            f"The Docker engine does not answer (tried to {what}).", "Try again in a minute; if it stays so, tell your admin."
+        ) from error
+
+
+_ADMIN = "Tell your admin; `gpulab doctor` shows what is wrong."
+
+
+def _detail(error: docker.errors.APIError) -> str:
+    text = str(error.explanation or error).strip().splitlines()
+    return (text[0] if text else "no reason given")[:200].rstrip(".")
+
+
+def _at_least(version: str, floor: tuple[int, int]) -> bool:
+    parts = version.split(".")
+    try:
+        return (int(parts[0]), int(parts[1])) >= floor
+    except (IndexError, ValueError):
+        return False

@@ -1,0 +1,288 @@
+"""`GpuSpawner`: JupyterHub's and DockerSpawner's hooks, wired to the parts of the lab.
+
+Owns the order of one start and one stop, and the translation of the lab's errors into JupyterHub's. Never decides who may
+have what, which GPUs, or what is free: those are `options`, `policy`, `placement`, `ledger` and `settlement`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from dockerspawner import DockerSpawner
+from jupyterhub.spawner import SpawnException
+from traitlets import Unicode, default
+
+from spawner import container, options, placement, policy, probe, profiles, settlement, volumes
+from spawner.errors import EngineError, LabError, NoGpuFree
+from spawner.model import ContainerSpec, GpuRequest, Holder, Lease, Presence
+from spawner.pages import present
+from spawner.runtime import Lab, open_lab
+
+T = TypeVar("T")
+
+
+class GpuSpawner(DockerSpawner):  # type: ignore[misc]
+    """A DockerSpawner whose containers get exactly the GPUs that the ledger leased to them.
+
+    Configured by lab.yaml alone. DockerSpawner's traits for images, limits, volumes and devices are not consulted: the
+    container is computed afresh on every start by `spawner.container.render`.
+    """
+
+    lab_file = Unicode(help="Path of lab.yaml.").tag(config=True)
+    lease_id = Unicode(help="The current lease; kept in the hub's database so that it survives a restart.")
+
+    # One thread per container name: calls for one lab keep their order even after a cancelled start, whose thread runs on,
+    # while labs of different people do not wait for each other as on DockerSpawner's single thread.
+    _lanes: dict[str, ThreadPoolExecutor] = {}  # noqa: RUF012  (traitlets classes cannot carry ClassVar annotations)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._asked: GpuRequest | LabError | None = None
+        self._spec: ContainerSpec | None = None
+        self._events: list[dict[str, Any]] = []
+        self._news = asyncio.Event()
+
+    # --- the parts ------------------------------------------------------------------------------------------------
+
+    @property
+    def lab(self) -> Lab:
+        """The opened lab."""
+        return open_lab(self.lab_file)
+
+    @property
+    def holder(self) -> Holder:
+        """Who this spawner starts labs for."""
+        return Holder(self.user.name, self.name or "")
+
+    @property
+    def client(self) -> Any:
+        """The engine's client; used by DockerSpawner's own verbs."""
+        return self.lab.engine.client
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        """The lane of this lab's container; used by DockerSpawner's own verbs."""
+        if self.object_name not in self._lanes:
+            self._lanes[self.object_name] = ThreadPoolExecutor(1, thread_name_prefix=self.object_name)
+        return self._lanes[self.object_name]
+
+    async def _in_lane(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        return await asyncio.wrap_future(self.executor.submit(function, *args, **kwargs))
+
+    @default("object_name")
+    def _object_name_default(self) -> str:
+        return volumes.container_name(self.lab.config.name, self.holder)
+
+    def template_namespace(self) -> dict[str, str]:
+        """DockerSpawner's templates are not used; an empty namespace keeps a stray one verbatim."""
+        return {}
+
+    # --- what was asked -------------------------------------------------------------------------------------------
+
+    async def get_options_form(self) -> str:
+        """The profile form; numbers on it are advice, the ledger decides at the start."""
+        data = await self._in_lane(present.gather, self.lab)
+        return present.form(data, self.holder, self.lab.config)
+
+    @default("options_from_form")
+    def _options_from_form_default(self) -> Callable[..., dict[str, Any]]:
+        return options.from_form
+
+    @default("apply_user_options")
+    def _apply_user_options_default(self) -> Callable[..., None]:
+        # The single place where raw options become a value. A refusal is kept and raised by `start`, because JupyterHub
+        # logs a traceback for whatever this hook raises.
+        def apply(spawner: GpuSpawner, user_options: object) -> None:
+            try:
+                spawner._asked = options.parse(user_options, spawner.lab.config.profiles)
+            except LabError as error:
+                spawner._asked = error
+                # A refused body of any size must not become the default of the next start.
+                spawner.orm_spawner.user_options = {}
+                spawner.user_options = {}
+
+        return apply
+
+    # --- start ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> str:
+        """Lease GPUs, create and start the container.
+
+        Returns:
+            URL of the lab's server, as the hub reaches it.
+
+        Raises:
+            SpawnException: with the sentence for the person; the lease is settled by `run_post_stop_hook`.
+        """
+        self._events.clear()
+        try:
+            return await self._start()
+        except LabError as error:
+            self.log.warning("%s not started: %s", self._log_name, error)
+            raise await self._refusal(error) from None
+
+    async def _start(self) -> str:
+        lab = self.lab
+        if isinstance(self._asked, LabError):
+            raise self._asked
+        request = self._asked or options.parse(None, lab.config.profiles)
+        profile = lab.config.profiles[request.profile]
+        self._say(5, "Checking folders and GPUs")
+        folders = (lab.config.mounts.datasets, lab.config.mounts.models)
+        await self._in_lane(probe.require_folders, folders, lab.config.mounts.probe_seconds)
+        facts = await self._in_lane(lab.engine.facts)
+        gpus = await self._in_lane(lab.inventory.gpus)
+        profiles.require_available(profile, facts.capacity, gpus)
+        await self._in_lane(self._settle_holder)
+        lease = await self._in_lane(
+            lab.ledger.acquire,
+            request,
+            self.holder,
+            gpus,
+            lease_id=lab.new_id(),
+            now=lab.clock(),
+            admit=policy.admit(lab.config.limits),
+            choose=placement.packed,
+        )
+        self.lease_id = lease.id
+        self.log.info("%s: lease %s of %s", self._log_name, lease.id, ", ".join(lease.gpus) or "no GPU")
+        self._say(20, self._lease_words(lease))
+        self._spec = container.render(
+            lab.config, profile, lease, gpus, facts, self.get_env(), data_writable=self._may_write_data()
+        )
+        created = await self.create_object()
+        self.object_id = created["Id"]
+        self._say(50, "Starting your lab")
+        await self._in_lane(lab.engine.start, self.object_id)
+        ip = await self._in_lane(lab.engine.address, self.object_id, lab.config.network.name)
+        await self._in_lane(lab.ledger.bind, lease.id)
+        self._say(70, "Waiting for JupyterLab to answer")
+        return f"http://{ip}:{self.port}"
+
+    async def create_object(self) -> dict[str, str]:
+        """Create the container of the rendered spec."""
+        return {"Id": await self._in_lane(self._create, self._spec)}
+
+    def _create(self, spec: ContainerSpec) -> str:
+        # In one step of the lane, so that a cancelled start cannot come between the answer and its note in the ledger.
+        lab, lease_id = self.lab, spec.labels[container.LABEL_LEASE]
+        try:
+            made = lab.engine.create(spec, None, self.port)
+        except EngineError as error:
+            if error.reason == "engine_refused":
+                lab.ledger.answered(lease_id, "")
+            raise
+        lab.ledger.answered(lease_id, made)
+        return made
+
+    def _may_write_data(self) -> bool:
+        mounts = self.lab.config.mounts
+        groups = frozenset(group.name for group in self.user.groups)
+        return policy.may_write_datasets(
+            self.user.name, groups, mounts.dataset_writers, mounts.dataset_writer_groups
+        )
+
+    def _lease_words(self, lease: Lease) -> str:
+        if not lease.gpus:
+            return "No GPU needed; preparing your lab"
+        count = len(lease.gpus)
+        return f"{count} GPU{'s are' if count > 1 else ' is'} yours; preparing your lab"
+
+    async def _refusal(self, error: LabError) -> SpawnException:
+        html = present.error_html(error)
+        if isinstance(error, NoGpuFree):
+            try:
+                data = await self._in_lane(present.gather, self.lab)
+                html = present.no_gpu_free_html(error, data, self.holder, self.lab.config)
+            except LabError:
+                self.log.warning("%s: the detailed refusal could not be drawn", self._log_name)
+        refusal = SpawnException(
+            error.message, reason=error.reason, message_html=html, status_code=error.status_code
+        )
+        # JupyterHub's form page reads these two names, its error page the constructor's.
+        refusal.jupyterhub_message = error.message
+        refusal.jupyterhub_html_message = html
+        return refusal
+
+    # --- progress -------------------------------------------------------------------------------------------------
+
+    def _say(self, percent: int, message: str) -> None:
+        self._events.append({"progress": percent, "message": message})
+        self._news.set()
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield what `start` says, as it says it; ends when the hub stops asking."""
+        shown = 0
+        while True:
+            while shown < len(self._events):
+                yield self._events[shown]
+                shown += 1
+            self._news.clear()
+            await self._news.wait()
+
+    # --- poll and stop --------------------------------------------------------------------------------------------
+
+    async def poll(self) -> str | int | None:
+        """None while the lab runs or cannot be seen; otherwise why it is not running.
+
+        *Unknown* counts as running: an engine that stalls must not end anyone's work.
+        """
+        if not self.lease_id:
+            return 0
+        presence = await self._in_lane(self.lab.engine.presence, self.lease_id)
+        if presence in (Presence.RUNNING, Presence.UNKNOWN):
+            return None
+        if presence is Presence.ABSENT:
+            return 0
+        return await self._in_lane(self.lab.engine.ending, self.lease_id)
+
+    async def stop(self, now: bool = False) -> None:
+        """Ask the lab to end and remove its container; the GPUs are given back by settlement."""
+        await self._in_lane(self.lab.ledger.drain, self.lease_id)
+        seconds = 1 if now else self.lab.config.limits.stop_seconds
+        try:
+            await self._in_lane(self.lab.engine.remove, self.lease_id, seconds)
+        except LabError as error:
+            # The lease is draining: the settler goes on asking until the engine says that the container is gone.
+            self.log.warning("%s not stopped yet: %s", self._log_name, error)
+
+    async def run_post_stop_hook(self) -> None:
+        """Settle every lease of this holder; JupyterHub runs this on every way out, also where it skips `stop`."""
+        try:
+            await self._in_lane(self._settle_holder)
+        except LabError as error:
+            self.log.warning("%s not settled yet: %s", self._log_name, error)
+        outcome = super().run_post_stop_hook()
+        if outcome is not None:
+            await outcome
+
+    def _settle_holder(self) -> None:
+        lab = self.lab
+        for lease in lab.ledger.active_of(self.holder):
+            lab.ledger.drain(lease.id)
+        settlement.settle_all(
+            lab.ledger.active_of(self.holder), lab.ledger, lab.engine, lab.clock, lab.patience
+        )
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """State for the hub's database: DockerSpawner's, and the lease."""
+        state: dict[str, Any] = super().get_state()
+        if self.lease_id:
+            state["lease_id"] = self.lease_id
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up state after a hub restart."""
+        super().load_state(state)
+        self.lease_id = state.get("lease_id", "")
+
+    def clear_state(self) -> None:
+        """Forget the lab; the ledger does not."""
+        super().clear_state()
+        self.lease_id = ""
+        self.object_id = ""

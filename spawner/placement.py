@@ -1,0 +1,79 @@
+"""Chooses which GPUs a request gets.
+
+Owns the choice among free GPUs and the words of the refusal when there are too few. Never writes and never asks
+a device; it runs inside the ledger's transaction on the leases seen there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from spawner.errors import NoGpuFree
+from spawner.model import Gpu, GpuRequest, Lease, LeaseState
+
+Choose = Callable[[GpuRequest, Sequence[Gpu], Sequence[Lease]], tuple[str, ...]]
+
+
+def packed(request: GpuRequest, gpus: Sequence[Gpu], active: Sequence[Lease]) -> tuple[str, ...]:
+    """Take the wanted number of GPUs from one node, of one model where that is possible.
+
+    Among nodes that fit, the one with the fewest free GPUs left is taken, so that whole nodes stay free for big
+    requests; within it, one model before a mixture, then the lowest index.
+
+    Args:
+        request: what is asked.
+        gpus: every GPU of the lab.
+        active: all leases that are not released.
+
+    Returns:
+        UUIDs in index order; empty for a request without GPUs.
+
+    Raises:
+        NoGpuFree: no node has that many suitable GPUs free.
+    """
+    if request.gpus == 0:
+        return ()
+    suitable = [g for g in gpus if not request.gpu_models or g.model in request.gpu_models]
+    taken = {uuid for lease in active if lease.state is not LeaseState.RELEASED for uuid in lease.gpus}
+    free = sorted((g for g in suitable if g.uuid not in taken), key=lambda g: (g.node, g.index))
+    nodes = [list(members) for _, members in groupby(free, key=lambda g: g.node)]
+    fitting = [node for node in nodes if len(node) >= request.gpus]
+    if not fitting:
+        raise _refusal(request, suitable, free, active)
+    node = min(fitting, key=len)
+    by_model = [
+        list(members) for _, members in groupby(sorted(node, key=lambda g: g.model), key=lambda g: g.model)
+    ]
+    alike = [same for same in by_model if len(same) >= request.gpus]
+    pool = min(alike, key=len) if alike else node
+    chosen = sorted(pool, key=lambda g: g.index)[: request.gpus]
+    return tuple(g.uuid for g in chosen)
+
+
+def _refusal(
+    request: GpuRequest, suitable: Sequence[Gpu], free: Sequence[Gpu], active: Sequence[Lease]
+) -> NoGpuFree:
+    wanted, total = request.gpus, len(suitable)
+    what = f"{wanted} GPU{'s' if wanted != 1 else ''}"
+    if wanted > total:
+        have = f"{total} such GPU{'s' if total != 1 else ''}" if request.gpu_models else f"{total} in all"
+        return NoGpuFree(
+            f"You asked for {what}; this lab has {have}.", "Ask for fewer.", wanted=wanted, free=len(free), total=total
+        )
+    names = {g.uuid for g in suitable}
+    held = []
+    for lease in active:
+        count = len(names & set(lease.gpus))
+        if count:
+            ending = ", ending" if lease.state is LeaseState.DRAINING else ""
+            held.append(f"{lease.holder} ({count} GPU{'s' if count != 1 else ''}{ending})")
+    holders = f" Held by {', '.join(held)}." if held else ""
+    verb = "is" if len(free) == 1 else "are"
+    return NoGpuFree(
+        f"You asked for {what}; {len(free)} of {total} {verb} free.{holders}",
+        "Start without a GPU meanwhile, or try again when one is given back.",
+        wanted=wanted,
+        free=len(free),
+        total=total,
+    )

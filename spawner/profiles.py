@@ -1,0 +1,48 @@
+"""Says which profiles this host can give, and why not.
+
+Owns the comparison of a profile with the host's CPUs, memory and GPUs. Never looks at who asks or what is free:
+an unavailable profile is unavailable to everyone, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spawner.errors import UnavailableError
+from spawner.model import Gpu, HostCapacity, Profile
+
+
+def unavailable_reason(profile: Profile, capacity: HostCapacity, gpus: Sequence[Gpu]) -> str:
+    """One sentence why this host cannot give the profile; '' when it can.
+
+    Docker refuses more CPUs than the host has; more memory than the host has would be a promise that cannot be kept.
+    """
+    wants = []
+    if profile.cpus > capacity.cpus:
+        wants.append(f"{profile.cpus:g} CPUs (this host has {capacity.cpus})")
+    if profile.memory > capacity.memory:
+        wants.append(f"{gib(profile.memory)} GB memory (this host has {gib(capacity.memory)})")
+    suitable = [g for g in gpus if not profile.gpu_models or g.model in profile.gpu_models]
+    if profile.gpus > len(suitable):
+        kind = f" of model {' or '.join(profile.gpu_models)}" if profile.gpu_models else ""
+        wants.append(f"{profile.gpus} GPUs{kind} (this host has {len(suitable)})")
+    return f"The profile {profile.title!r} needs {_and(wants)}." if wants else ""
+
+
+def require_available(profile: Profile, capacity: HostCapacity, gpus: Sequence[Gpu]) -> None:
+    """Refuse a profile this host cannot give.
+
+    Raises:
+        UnavailableError: with the same words that the form shows.
+    """
+    if reason := unavailable_reason(profile, capacity, gpus):
+        raise UnavailableError(reason, "Choose another profile.")
+
+
+def gib(size: int) -> str:
+    """A size in bytes as GiB with at most one decimal."""
+    return f"{size / (1 << 30):.1f}".removesuffix(".0")
+
+
+def _and(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,1 @@
+"""The lab's own processes beside the hub, run by it as JupyterHub services. Owns nothing itself."""

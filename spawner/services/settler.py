@@ -1,0 +1,66 @@
+"""The timer of settlement: every few seconds it compares every active lease with the engine.
+
+Owns the loop and its end. Never decides: `settlement` does, with the same function that the spawner calls. Several of
+these may run at once without harm, since every step is decided afresh and written in a transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+from spawner.errors import LabError
+from spawner.runtime import Lab, open_lab
+from spawner.settlement import settle_all
+
+PERIOD_SECONDS = 5.0
+log = logging.getLogger("gpulab.settler")
+
+
+def settle_once(lab: Lab) -> None:
+    """Settle every active lease once; errors are logged and the leases kept."""
+    try:
+        leases = lab.ledger.active()
+    except LabError as error:
+        log.warning("the ledger does not answer: %s", error)
+        return
+    settle_all(leases, lab.ledger, lab.engine, lab.clock, lab.patience)
+
+
+def run(lab: Lab, stopped: threading.Event, parent: int, period: float = PERIOD_SECONDS) -> None:
+    """Settle until told to stop, or until the hub that started this process is gone.
+
+    Args:
+        lab: the lab's parts.
+        stopped: set to end the loop.
+        parent: process id of the hub; a killed hub cannot end its services, so they watch it.
+        period: seconds between two rounds.
+    """
+    while not stopped.wait(period):
+        if os.getppid() != parent:
+            log.info("the hub is gone; ending")
+            return
+        settle_once(lab)
+
+
+def main(argv: list[str]) -> int:
+    """Entry point: the path of lab.yaml is the only argument."""
+    logging.basicConfig(level=logging.INFO, format="[I settler] %(message)s")
+    parent = os.getppid()
+    stopped = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stopped.set())
+    try:
+        lab = open_lab(argv[1])
+    except LabError as error:
+        log.error("%s", error.message)
+        return 1
+    run(lab, stopped, parent)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

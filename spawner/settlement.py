@@ -1,0 +1,133 @@
+"""Compares what the ledger promises with what the engine has, and is the only place that gives a GPU back.
+
+Owns the rule (`decide`, a pure function) and its carrying out for one lease (`settle`) or all (`settle_all`).
+*Unknown* never frees and never ends anything; only *absent* proves that a container is gone, and while its creation may
+still be on the way to the engine even that must be heard twice.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from spawner.model import Lease, LeaseState, Presence
+
+log = logging.getLogger(__name__)
+
+
+class Action(enum.Enum):
+    """What settlement does with a lease."""
+
+    KEEP = "keep"
+    DRAIN = "drain"
+    REMOVE = "remove"
+    NOTE_ABSENT = "note_absent"
+    RELEASE = "release"
+
+
+class LedgerLike(Protocol):
+    """What settlement needs of a ledger."""
+
+    def active(self) -> tuple[Lease, ...]: ...  # noqa: D102  (the ledger documents it)
+    def drain(self, lease_id: str) -> None: ...  # noqa: D102
+    def note_absent(self, lease_id: str, now: datetime) -> None: ...  # noqa: D102
+    def release(self, lease_id: str, now: datetime, reason: str) -> None: ...  # noqa: D102
+
+
+class EngineLike(Protocol):
+    """What settlement needs of an engine. `presence` answers *unknown* instead of raising."""
+
+    def presence(self, lease_id: str) -> Presence: ...  # noqa: D102
+    def remove(self, lease_id: str) -> None: ...  # noqa: D102
+
+
+def decide(lease: Lease, presence: Presence, now: datetime, patience: timedelta) -> Action:
+    """The rule of settlement.
+
+    Args:
+        lease: an active lease.
+        presence: what the engine says about its container.
+        now: the present moment.
+        patience: longest time a start may take, and longest time a creation may travel to the engine.
+
+    Returns:
+        The one action that is right now; the next round continues from there.
+    """
+    if presence is Presence.UNKNOWN or lease.state is LeaseState.RELEASED:
+        return Action.KEEP
+    if lease.state is LeaseState.DRAINING:
+        return _decide_draining(lease, presence, now, patience)
+    if lease.state is LeaseState.BOUND:
+        return Action.KEEP if presence is Presence.RUNNING else Action.DRAIN
+    # Starting: the hub may be about to bind it. Only a start that outlived its own time limit is given up.
+    return Action.DRAIN if now - lease.created > patience else Action.KEEP
+
+
+def _decide_draining(lease: Lease, presence: Presence, now: datetime, patience: timedelta) -> Action:
+    if presence is not Presence.ABSENT:
+        return Action.REMOVE
+    if not lease.in_flight:
+        return Action.RELEASE
+    if lease.absent_since is None:
+        return Action.NOTE_ABSENT
+    return Action.RELEASE if now - lease.absent_since > patience else Action.KEEP
+
+
+def settle(
+    lease: Lease, ledger: LedgerLike, engine: EngineLike, clock: Callable[[], datetime], patience: timedelta
+) -> Action:
+    """Settle one lease as far as it goes now.
+
+    Returns:
+        The last action taken: `RELEASE` when the GPUs are free again.
+    """
+    # At most drain → remove → release: each step is decided afresh on what the engine says after it.
+    action = Action.KEEP
+    for _ in range(4):
+        presence = engine.presence(lease.id)
+        action = decide(lease, presence, clock(), patience)
+        if action is Action.KEEP:
+            break
+        log.info("lease %s of %s: %s", lease.id, lease.holder, action.value)
+        if action is Action.DRAIN:
+            ledger.drain(lease.id)
+            if presence is Presence.STOPPED:
+                # The stopped container still knows why it ended; the hub's next poll reads that before it goes.
+                break
+        elif action is Action.REMOVE:
+            engine.remove(lease.id)
+        elif action is Action.NOTE_ABSENT:
+            ledger.note_absent(lease.id, clock())
+            break
+        else:
+            ledger.release(lease.id, clock(), "the container is gone")
+            break
+        fresh = [other for other in ledger.active() if other.id == lease.id]
+        if not fresh:
+            break
+        lease = fresh[0]
+    return action
+
+
+def settle_all(
+    leases: Iterable[Lease],
+    ledger: LedgerLike,
+    engine: EngineLike,
+    clock: Callable[[], datetime],
+    patience: timedelta,
+) -> dict[str, Action]:
+    """Settle many leases; one that fails is logged and does not stop the others.
+
+    Returns:
+        Last action per lease id; a failed one is missing.
+    """
+    done: dict[str, Action] = {}
+    for lease in leases:
+        try:
+            done[lease.id] = settle(lease, ledger, engine, clock, patience)
+        except Exception:
+            log.exception("lease %s of %s could not be settled; it is kept", lease.id, lease.holder)
+    return done
