@@ -1,7 +1,7 @@
 """Turns lab.yaml into JupyterHub's options; `jupyterhub_config.py` calls `configure` and nothing else.
 
-Owns the mapping from `LabConfig` to JupyterHub's and the spawner's traits, the roles of the lab's own services, and the files that
-tell other processes where the hub is. Never decides anything about a request.
+Owns the mapping from `LabConfig` to JupyterHub's and the spawner's traits, the roles of the lab's own services,
+and the files that tell other processes where the hub is. Never decides anything about a request.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def configure(c: Any, file: str, env: Mapping[str, str]) -> None:
         print(f"gpulab: {error.message}", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:
-        print(f"gpulab: The state folder cannot be used ({error}). Check its free space and rights.", file=sys.stderr)
+        print(
+            f"gpulab: The state folder cannot be used ({error}). Check its free space and rights.",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None
 
 
@@ -159,5 +162,3 @@ def _spawner(c: Any, config: LabConfig, file: str) -> None:
     c.GpuSpawner.http_timeout = config.limits.http_seconds
     # JupyterHub would end itself after some failed starts in a row; one broken lab must not end the others' hub.
     c.GpuSpawner.consecutive_failure_limit = 0
-
-

@@ -69,9 +69,7 @@ def render(
     )
 
 
-def _environment(
-    profile: Profile, lease: Lease, leased: Sequence[Gpu], base_env: Mapping[str, str]
-) -> dict[str, str]:
+def _environment(profile: Profile, lease: Lease, leased: Sequence[Gpu], base_env: Mapping[str, str]) -> dict[str, str]:
     env = {name: value for name, value in base_env.items() if name not in GUARDED_ENV}
     # An image may bake `all`, and the host's default runtime may be nvidia's: an explicit value always wins.
     env["NVIDIA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in leased) or "void"
@@ -80,10 +78,7 @@ def _environment(
     env["GPULAB_PROFILE"] = profile.key
     env["GPULAB_LEASE"] = lease.id
     env["GPULAB_GPUS"] = json.dumps(
-        [
-            {"uuid": g.uuid, "model": g.model, "memory_mib": g.memory_mib, "simulated": g.simulated}
-            for g in leased
-        ]
+        [{"uuid": g.uuid, "model": g.model, "memory_mib": g.memory_mib, "simulated": g.simulated} for g in leased]
     )
     return env
 

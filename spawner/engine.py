@@ -44,18 +44,23 @@ class Engine:
 
     @classmethod
     def connect(
-        cls, base_url: str | None = None, *, call_seconds: float = CALL_SECONDS, answer_seconds: float = ANSWER_SECONDS
+        cls,
+        base_url: str | None = None,
+        *,
+        call_seconds: int = CALL_SECONDS,
+        answer_seconds: int = ANSWER_SECONDS,
     ) -> Engine:
         """Prepare connections to the engine at `base_url`, else DOCKER_HOST, else the default socket.
 
         Makes no call: an engine that is down is found by the first method that needs it.
         """
-        where: dict[str, Any] = {"base_url": base_url} if base_url else kwargs_from_env()
+        where: dict[str, Any] = {"base_url": base_url} if base_url else dict(kwargs_from_env())
+
         # A fixed version, not "auto": that would ask the engine here. 1.41 is Debian 12's engine.
-        make = lambda seconds: docker.APIClient(  # noqa: E731
-            version="1.41", timeout=seconds, max_pool_size=_POOL, **where
-        )
-        return cls(make(call_seconds), make(answer_seconds))
+        def client(seconds: int) -> docker.APIClient:
+            return docker.APIClient(version="1.41", timeout=seconds, max_pool_size=_POOL, **where)
+
+        return cls(client(call_seconds), client(answer_seconds))
 
     def close(self) -> None:
         """Close all connections."""
@@ -217,7 +222,7 @@ class Engine:
 
     def run_once(
         self, image: str, command: Sequence[str], *, mounts: Sequence[Mount], user: str, network: str = "none",
-        env: Mapping[str, str] | None = None, seconds: float = 600,
+        env: Mapping[str, str] | None = None, seconds: int = 600,
     ) -> tuple[int, str]:  # fmt: skip
         """Run a command in a container of its own, remove it, and hand back exit code and output.
 
@@ -226,7 +231,10 @@ class Engine:
         """
         with translated("run a command in the image"):
             host_config = self.client.create_host_config(
-                mounts=_mounts(mounts), network_mode=network, cap_drop=["ALL"], security_opt=["no-new-privileges"]
+                mounts=_mounts(mounts),
+                network_mode=network,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
             )
             made = self.client.create_container(
                 image, list(command), user=user, environment=dict(env or {}), host_config=host_config
@@ -241,9 +249,7 @@ class Engine:
 
     def _by_lease(self, lease_id: str) -> list[dict[str, Any]]:
         with translated("look for a lease's container"):
-            found: list[dict[str, Any]] = self._quick.containers(
-                all=True, filters={"label": f"{LABEL_LEASE}={lease_id}"}
-            )
+            found: list[dict[str, Any]] = self._quick.containers(all=True, filters={"label": f"{LABEL_LEASE}={lease_id}"})
         return found
 
 
@@ -298,7 +304,8 @@ def translated(what: str) -> Iterator[None]:
         raise EngineUnknown(f"The Docker engine failed to {what}: {detail}.", _ADMIN) from error
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
         raise EngineUnknown(
-            f"The Docker engine does not answer (tried to {what}).", "Try again in a minute; if it stays so, tell your admin."
+            f"The Docker engine does not answer (tried to {what}).",
+            "Try again in a minute; if it stays so, tell your admin.",
         ) from error
 
 

@@ -24,7 +24,7 @@ from spawner.runtime import Lab, open_lab
 T = TypeVar("T")
 
 
-class GpuSpawner(DockerSpawner):  # type: ignore[misc]
+class GpuSpawner(DockerSpawner):
     """A DockerSpawner whose containers get exactly the GPUs that the ledger leased to them.
 
     Configured by lab.yaml alone. DockerSpawner's traits for images, limits, volumes and devices are not consulted: the
@@ -45,7 +45,7 @@ class GpuSpawner(DockerSpawner):  # type: ignore[misc]
         self._events: list[dict[str, Any]] = []
         self._news = asyncio.Event()
 
-    # --- the parts ------------------------------------------------------------------------------------------------
+    # --- the parts --------------------------------------------------------
 
     @property
     def lab(self) -> Lab:
@@ -80,7 +80,7 @@ class GpuSpawner(DockerSpawner):  # type: ignore[misc]
         """DockerSpawner's templates are not used; an empty namespace keeps a stray one verbatim."""
         return {}
 
-    # --- what was asked -------------------------------------------------------------------------------------------
+    # --- what was asked ---------------------------------------------------
 
     async def get_options_form(self) -> str:
         """The profile form; numbers on it are advice, the ledger decides at the start."""
@@ -106,7 +106,7 @@ class GpuSpawner(DockerSpawner):  # type: ignore[misc]
 
         return apply
 
-    # --- start ----------------------------------------------------------------------------------------------------
+    # --- start ------------------------------------------------------------
 
     async def start(self) -> str:
         """Lease GPUs, create and start the container.
@@ -181,9 +181,7 @@ class GpuSpawner(DockerSpawner):  # type: ignore[misc]
     def _may_write_data(self) -> bool:
         mounts = self.lab.config.mounts
         groups = frozenset(group.name for group in self.user.groups)
-        return policy.may_write_datasets(
-            self.user.name, groups, mounts.dataset_writers, mounts.dataset_writer_groups
-        )
+        return policy.may_write_datasets(self.user.name, groups, mounts.dataset_writers, mounts.dataset_writer_groups)
 
     def _lease_words(self, lease: Lease) -> str:
         if not lease.gpus:
@@ -199,15 +197,13 @@ class GpuSpawner(DockerSpawner):  # type: ignore[misc]
                 html = present.no_gpu_free_html(error, data, self.holder, self.lab.config)
             except LabError:
                 self.log.warning("%s: the detailed refusal could not be drawn", self._log_name)
-        refusal = SpawnException(
-            error.message, reason=error.reason, message_html=html, status_code=error.status_code
-        )
+        refusal = SpawnException(error.message, reason=error.reason, message_html=html, status_code=error.status_code)
         # JupyterHub's form page reads these two names, its error page the constructor's.
         refusal.jupyterhub_message = error.message
         refusal.jupyterhub_html_message = html
         return refusal
 
-    # --- progress -------------------------------------------------------------------------------------------------
+    # --- progress ---------------------------------------------------------
 
     def _say(self, percent: int, message: str) -> None:
         self._events.append({"progress": percent, "message": message})
@@ -223,7 +219,7 @@ class GpuSpawner(DockerSpawner):  # type: ignore[misc]
             self._news.clear()
             await self._news.wait()
 
-    # --- poll and stop --------------------------------------------------------------------------------------------
+    # --- poll and stop ----------------------------------------------------
 
     async def poll(self) -> str | int | None:
         """None while the lab runs or cannot be seen; otherwise why it is not running.
@@ -263,11 +259,9 @@ class GpuSpawner(DockerSpawner):  # type: ignore[misc]
         lab = self.lab
         for lease in lab.ledger.active_of(self.holder):
             lab.ledger.drain(lease.id)
-        settlement.settle_all(
-            lab.ledger.active_of(self.holder), lab.ledger, lab.engine, lab.clock, lab.patience
-        )
+        settlement.settle_all(lab.ledger.active_of(self.holder), lab.ledger, lab.engine, lab.clock, lab.patience)
 
-    # --- state ----------------------------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------
 
     def get_state(self) -> dict[str, Any]:
         """State for the hub's database: DockerSpawner's, and the lease."""

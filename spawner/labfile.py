@@ -151,9 +151,7 @@ def _unknown_key(file: str, line: int, loc: _Path) -> ConfigError:
     near = difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     section = ".".join(map(str, loc[:-1])) or "the top level"
-    return ConfigError(
-        file, line, f"Unknown key {wrong!r} in {section}.", f"{hint}Allowed: {', '.join(sorted(allowed))}."
-    )
+    return ConfigError(file, line, f"Unknown key {wrong!r} in {section}.", f"{hint}Allowed: {', '.join(sorted(allowed))}.")
 
 
 def _allowed_keys(loc: _Path) -> list[str]:
@@ -188,7 +186,10 @@ def _check_together(checked: schema.LabFile, file: str, lines: Mapping[_Path, in
         if profile.gpu_models and not profile.gpus:
             line = lines.get(("profiles", key, "gpu_models"), 0)
             raise ConfigError(
-                file, line, f"Profile {key!r} names GPU models but asks for no GPU.", "Set gpus or remove gpu_models."
+                file,
+                line,
+                f"Profile {key!r} names GPU models but asks for no GPU.",
+                "Set gpus or remove gpu_models.",
             )
 
 
@@ -203,7 +204,8 @@ def _freeze(checked: schema.LabFile, file: str, folder: Path) -> LabConfig:
         network=NetworkConfig(checked.network.name, checked.network.hub_port),
         sign_in=checked.sign_in.method,
         gpus=GpuConfig(
-            checked.gpus.source, tuple(SimulatedGpu(g.uuid, g.model, g.memory) for g in checked.gpus.simulated)
+            checked.gpus.source,
+            tuple(SimulatedGpu(g.uuid, g.model, g.memory) for g in checked.gpus.simulated),
         ),
         mounts=MountConfig(
             datasets=folder / mounts.datasets.path,

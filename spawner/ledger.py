@@ -141,9 +141,7 @@ class Ledger:
                 )
             )
             for position, uuid in enumerate(chosen):
-                connection.execute(
-                    _lease_gpus.insert().values(lease_id=lease_id, uuid=uuid, position=position, active=True)
-                )
+                connection.execute(_lease_gpus.insert().values(lease_id=lease_id, uuid=uuid, position=position, active=True))
         return Lease(lease_id, holder, request.profile, chosen, LeaseState.STARTING, now, in_flight=True)
 
     def answered(self, lease_id: str, container: str) -> None:
@@ -175,9 +173,7 @@ class Ledger:
                 .where(_leases.c.id == lease_id, _leases.c.state != LeaseState.RELEASED.value)
                 .values(state=LeaseState.RELEASED.value, released=_naive(now), release_reason=reason[:200])
             )
-            connection.execute(
-                _lease_gpus.update().where(_lease_gpus.c.lease_id == lease_id).values(active=False)
-            )
+            connection.execute(_lease_gpus.update().where(_lease_gpus.c.lease_id == lease_id).values(active=False))
 
     def active(self) -> tuple[Lease, ...]:
         """All leases that are not released, oldest first."""

@@ -31,9 +31,7 @@ def parse(raw: object, profiles: Mapping[str, Profile]) -> GpuRequest:
         raise RequestError(f"user_options is {_kind(raw)}.", 'Send an object, such as {"profile": "cpu"}.')
     for key in raw:
         if key not in KEYS:
-            raise RequestError(
-                f"Unknown option {_show(key)}.", f"Allowed: {', '.join(KEYS)}.{_nearest(key, KEYS, ' ')}"
-            )
+            raise RequestError(f"Unknown option {_show(key)}.", f"Allowed: {', '.join(KEYS)}.{_nearest(key, KEYS, ' ')}")
     profile = _profile(raw.get("profile"), profiles)
     return GpuRequest(profile.key, _gpus(raw.get("gpus"), profile), profile.gpu_models)
 

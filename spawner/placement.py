@@ -42,24 +42,24 @@ def packed(request: GpuRequest, gpus: Sequence[Gpu], active: Sequence[Lease]) ->
     if not fitting:
         raise _refusal(request, suitable, free, active)
     node = min(fitting, key=len)
-    by_model = [
-        list(members) for _, members in groupby(sorted(node, key=lambda g: g.model), key=lambda g: g.model)
-    ]
+    by_model = [list(members) for _, members in groupby(sorted(node, key=lambda g: g.model), key=lambda g: g.model)]
     alike = [same for same in by_model if len(same) >= request.gpus]
     pool = min(alike, key=len) if alike else node
     chosen = sorted(pool, key=lambda g: g.index)[: request.gpus]
     return tuple(g.uuid for g in chosen)
 
 
-def _refusal(
-    request: GpuRequest, suitable: Sequence[Gpu], free: Sequence[Gpu], active: Sequence[Lease]
-) -> NoGpuFree:
+def _refusal(request: GpuRequest, suitable: Sequence[Gpu], free: Sequence[Gpu], active: Sequence[Lease]) -> NoGpuFree:
     wanted, total = request.gpus, len(suitable)
     what = f"{wanted} GPU{'s' if wanted != 1 else ''}"
     if wanted > total:
         have = f"{total} such GPU{'s' if total != 1 else ''}" if request.gpu_models else f"{total} in all"
         return NoGpuFree(
-            f"You asked for {what}; this lab has {have}.", "Ask for fewer.", wanted=wanted, free=len(free), total=total
+            f"You asked for {what}; this lab has {have}.",
+            "Ask for fewer.",
+            wanted=wanted,
+            free=len(free),
+            total=total,
         )
     names = {g.uuid for g in suitable}
     held = []

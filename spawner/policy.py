@@ -25,9 +25,7 @@ def admit(limits: Limits) -> Admit:
         others = {
             lease.holder
             for lease in active
-            if lease.holder.user == holder.user
-            and lease.holder != holder
-            and lease.state is not LeaseState.DRAINING
+            if lease.holder.user == holder.user and lease.holder != holder and lease.state is not LeaseState.DRAINING
         }
         if len(others) >= limits.servers_per_user:
             names = ", ".join(sorted(other.server or "default" for other in others))

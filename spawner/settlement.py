@@ -76,9 +76,7 @@ def _decide_draining(lease: Lease, presence: Presence, now: datetime, patience: 
     return Action.RELEASE if now - lease.absent_since > patience else Action.KEEP
 
 
-def settle(
-    lease: Lease, ledger: LedgerLike, engine: EngineLike, clock: Callable[[], datetime], patience: timedelta
-) -> Action:
+def settle(lease: Lease, ledger: LedgerLike, engine: EngineLike, clock: Callable[[], datetime], patience: timedelta) -> Action:
     """Settle one lease as far as it goes now.
 
     Returns:

@@ -1,0 +1,82 @@
+"""Fixtures of all suites.
+
+    engine     the default Docker engine; a suite that needs it fails, with what to do, where there is none
+    lab_files  a folder with a lab.yaml of its own: unique names, free ports, own data folders
+    lab        a real hub process on that folder, on the real engine; everything it made is removed afterwards
+
+On failure, the hub's last log lines and the state and logs of its containers are printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spawner.engine import Engine
+from spawner.errors import EngineError
+from tests.support.hub import HubProcess, LabFiles, make_lab_files, remove_docker_objects
+
+OUTCOME = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if report.failed:
+        item.stash[OUTCOME] = True
+        module = item.getparent(pytest.Module)
+        if module is not None:
+            module.stash[OUTCOME] = True
+    return report
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    found = Engine.connect()
+    try:
+        found.facts()
+    except EngineError as error:
+        pytest.fail(f"{error} The tests need a Docker engine: run `make setup`.")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def lab_files(tmp_path: Path, engine: Engine) -> Iterator[LabFiles]:
+    files = make_lab_files(tmp_path)
+    try:
+        yield files
+    finally:
+        remove_docker_objects(engine, files.name)
+
+
+@pytest.fixture
+def lab(lab_files: LabFiles, engine: Engine, request: pytest.FixtureRequest) -> Iterator[HubProcess]:
+    hub = HubProcess(lab_files, engine)
+    try:
+        hub.start()
+        yield hub
+    finally:
+        failed = request.node.stash.get(OUTCOME, False)
+        if failed or not hub.answering():
+            hub.print_evidence()
+        hub.stop()
+
+
+@pytest.fixture(scope="module")
+def module_lab(
+    tmp_path_factory: pytest.TempPathFactory, engine: Engine, request: pytest.FixtureRequest
+) -> Iterator[HubProcess]:
+    """One hub for all tests of a module that leave it as they found it."""
+    files = make_lab_files(tmp_path_factory.mktemp("lab"))
+    hub = HubProcess(files, engine)
+    try:
+        hub.start()
+        yield hub
+    finally:
+        if request.node.stash.get(OUTCOME, False) or not hub.answering():
+            hub.print_evidence()
+        hub.stop()
+        remove_docker_objects(engine, files.name)
