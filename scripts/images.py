@@ -1,0 +1,432 @@
+"""Owns the way from images/images.toml to images in the engine: base, wheelhouse, environment, lab image.
+
+Never starts a lab and never imports the hub's code. What each image is made of decides its name or its
+`io.gpulab.revision` label, so an image whose inputs did not change is never built again.
+
+usage: images.py ensure | revision | variant | remove
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "images"
+NOTEBOOKS = ROOT / "notebooks"
+LAB = Path(os.environ.get("GPULAB_STATE", ROOT / ".lab"))
+CACHE = LAB / "cache"
+LOG = LAB / "log" / "image.log"
+REPOSITORY = "gpulab/pytorch"
+PROBE_SECONDS = 15
+BUILD_SECONDS = 3600
+# Every tag a wheel may carry that runs on the base's glibc 2.36.
+GLIBC_MINORS = (5, 12, 17, 24, 26, 27, 28, 31, 34)
+PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+class Problem(Exception):
+    """One sentence for the person at the terminal: what went wrong and what to do."""
+
+
+def say(words: str) -> None:
+    """Prints one line of progress."""
+    print(f"    {words}", flush=True)
+
+
+@contextlib.contextmanager
+def timed(title: str) -> Iterator[None]:
+    """Says what is being done and how long it took."""
+    say(f"{title} ...")
+    began = time.monotonic()
+    yield
+    say(f"{title}: {time.monotonic() - began:.0f} s")
+
+
+def run(command: list[str], failure: str, env: dict[str, str] | None = None) -> None:
+    """Runs a command with its words in the image log; raises `Problem` after showing the log's last lines."""
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    with LOG.open("ab") as log:
+        start = log.tell()
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env, check=False)  # noqa: S603
+    if done.returncode != 0:
+        with LOG.open("rb") as log:
+            log.seek(start)
+            tail = log.read().decode(errors="replace").splitlines()[-12:]
+        print("\n".join(tail), file=sys.stderr)
+        raise Problem(failure)
+
+
+# --- what the images are made of
+
+
+def hierarchy() -> dict[str, dict[str, Any]]:
+    """The entries of images.toml by name."""
+    document = tomllib.loads((IMAGES / "images.toml").read_text())
+    return {entry["name"]: entry for entry in document["image"]}
+
+
+def variant() -> str:
+    """`cuda` where the driver lists a GPU, else `cpu`; GPULAB_VARIANT decides otherwise."""
+    asked = os.environ.get("GPULAB_VARIANT")
+    known = hierarchy()["pytorch"]["variants"]
+    if asked:
+        if asked not in known:
+            raise Problem(f"GPULAB_VARIANT is '{asked}', but there are {' and '.join(known)}: set one of these.")
+        return asked
+    if not shutil.which("nvidia-smi"):
+        return "cpu"
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)  # noqa: S607
+    return "cuda" if listed.returncode == 0 and "GPU " in listed.stdout else "cpu"
+
+
+def digest(*parts: bytes) -> str:
+    """A short name for some bytes; lengths go in too, so that no two lists of parts share one."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(str(len(part)).encode() + b":" + part)
+    return total.hexdigest()[:12]
+
+
+def base_packages() -> list[str]:
+    """The packages of the Debian root, without their comments."""
+    lines = (IMAGES / "base" / "packages.txt").read_text().splitlines()
+    return [name for line in lines if (name := line.split("#")[0].strip())]
+
+
+def base_tag() -> str:
+    """The base's name in the engine."""
+    entry = hierarchy()["base"]
+    parts = [entry["pinned"], entry["suite"], *base_packages()]
+    return f"gpulab/base:{digest(*map(str.encode, parts))}"
+
+
+def lock_file(kind: str) -> Path:
+    """The lock of a variant."""
+    return IMAGES / "pytorch" / str(hierarchy()["pytorch"]["variants"][kind]["lock"])
+
+
+def environment_tag(kind: str) -> str:
+    """The environment's name in the engine: it changes with its base, lock and Dockerfile, nothing else."""
+    recipe = (IMAGES / "pytorch" / "environment.Dockerfile").read_bytes()
+    return f"gpulab/environment:{kind}-{digest(base_tag().encode(), lock_file(kind).read_bytes(), recipe)}"
+
+
+def lab_files() -> dict[str, Path]:
+    """What goes into the lab image on top of its environment: path in the build context -> file."""
+    here = IMAGES / "pytorch"
+    files = {"Dockerfile": here / "Dockerfile", "start": here / "start", "notebooks": NOTEBOOKS}
+    files |= {str(path.relative_to(here)): path for path in (here / "etc").rglob("*") if path.is_file()}
+    for path in NOTEBOOKS.rglob("*"):
+        name = path.relative_to(NOTEBOOKS)
+        passing = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+        if path.is_file() and not passing:
+            files[f"notebooks/{name}"] = path
+    return dict(sorted(files.items()))
+
+
+def revision(kind: str) -> str:
+    """Names everything the lab image is made of."""
+    parts = [environment_tag(kind).encode()]
+    for name, path in lab_files().items():
+        if path.is_file():
+            parts += [name.encode(), path.read_bytes()]
+    return digest(*parts)
+
+
+# --- building
+
+
+def engine() -> Any:
+    """The engine DOCKER_HOST or the default socket names."""
+    try:
+        client = docker.from_env(timeout=BUILD_SECONDS)
+        client.ping()
+    except DockerException as error:
+        raise Problem("No Docker engine answers: run 'make setup', then this command again.") from error
+    return client
+
+
+def find(client: Any, tag: str) -> Any:
+    """The image of that name, or None."""
+    try:
+        return client.images.get(tag)
+    except ImageNotFound:
+        return None
+
+
+def registry_answers(pinned: str) -> bool:
+    """Whether the engine reaches a registry that has the image; asks for its manifest only, and not for long."""
+    try:
+        docker.from_env(timeout=PROBE_SECONDS).images.get_registry_data(pinned)
+    except (DockerException, OSError):
+        return False
+    return True
+
+
+def pull_base(client: Any, pinned: str, tag: str) -> None:
+    """Fetches the pinned official image and gives it our name."""
+    with timed(f"pulling {pinned.split('@')[0]}"):
+        client.images.pull(pinned, platform="linux/amd64").tag(tag)
+
+
+def debian_mirror() -> str:
+    """The mirror apt uses on this host for Debian's main packages.
+
+    Raises:
+        Problem: this host is not Debian and nobody named a mirror.
+    """
+    asked = os.environ.get("GPULAB_DEBIAN_MIRROR")
+    if asked:
+        return asked
+    lines = Path("/etc/os-release").read_text().splitlines()
+    release = dict(line.split("=", 1) for line in lines if "=" in line)
+    if release.get("ID", "").strip('"') == "debian" and shutil.which("apt-get"):
+        listing = subprocess.run(
+            ["apt-get", "indextargets", "--format", "$(CREATED_BY) $(COMPONENT) $(RELEASE) $(REPO_URI)"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        codename = release.get("VERSION_CODENAME", "").strip('"')
+        for line in listing.stdout.splitlines():
+            if line.startswith(f"Packages main {codename} "):
+                return line.rsplit(" ", 1)[1]
+    raise Problem(
+        "No container registry answers the Docker engine, and this host's apt names no Debian mirror: let the "
+        "engine reach a registry, or set GPULAB_DEBIAN_MIRROR to a Debian mirror, then run this command again."
+    )
+
+
+def bootstrap_base(client: Any, suite: str, tag: str) -> None:
+    """Makes a Debian root from the host's mirror and brings it into the engine."""
+    mirror, packages = debian_mirror(), ",".join(base_packages())
+    if os.geteuid() != 0:
+        raise Problem(
+            "No container registry answers the Docker engine, and only root can bootstrap a Debian root instead: "
+            "run 'sudo make image' once, then this command again."
+        )
+    if not shutil.which("debootstrap"):
+        run(
+            [
+                "bash",
+                "-c",
+                '. "$0" && apt_install "a base without a registry" debootstrap debian-archive-keyring',
+                str(ROOT / "scripts" / "lib.sh"),
+            ],
+            "debootstrap is missing: make 'apt-get install debootstrap' work, then run this command again.",
+        )
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="root-", dir=CACHE) as folder:
+        root = Path(folder) / "root"
+        with timed(f"bootstrapping Debian {suite} from this host's apt mirror (no registry answers)"):
+            run(
+                ["debootstrap", "--variant=minbase", f"--include={packages}", suite, str(root), mirror],
+                f"debootstrap failed (log: {LOG}): make the Debian mirror that apt uses here reachable, "
+                "then run this command again.",
+            )
+        for leftover in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log"):
+            shutil.rmtree(root / leftover, ignore_errors=True)
+            (root / leftover).mkdir(parents=True)
+        with timed("importing it"):
+            archive = Path(folder) / "root.tar"
+            run(
+                ["tar", "-C", str(root), "-cf", str(archive), "."],
+                "The Debian root could not be packed: free some GB of disk, then run this command again.",
+            )
+            repository, _, version = tag.partition(":")
+            client.api.import_image_from_file(str(archive), repository=repository, tag=version)
+
+
+def ensure_base(client: Any) -> str:
+    """The base, from a registry or bootstrapped; returns its name."""
+    tag, entry = base_tag(), hierarchy()["base"]
+    if find(client, tag):
+        return tag
+    asked = os.environ.get("GPULAB_BASE")
+    if asked == "registry" or (not asked and registry_answers(entry["pinned"])):
+        try:
+            pull_base(client, entry["pinned"], tag)
+        except (APIError, OSError) as error:
+            raise Problem(
+                "The base image could not be pulled: check the engine's way to its registry, or set "
+                "GPULAB_BASE=debootstrap, then run this command again."
+            ) from error
+    else:
+        bootstrap_base(client, entry["suite"], tag)
+    return tag
+
+
+def without_torch(lock: str) -> tuple[str, str]:
+    """A lock in two: everything but torch, and torch alone, which may have to come from elsewhere."""
+    rest: list[str] = []
+    torch: list[str] = []
+    current = rest
+    for line in lock.splitlines():
+        if line and not line[0].isspace():
+            current = torch if line.startswith("torch==") else rest
+        current.append(line)
+    return "\n".join(rest) + "\n", "\n".join(torch) + "\n"
+
+
+def download(lock: Path, folder: Path, failure: str, *extra: str) -> None:
+    """Fetches exactly the wheels a lock names, for the base's Python, whatever Python runs here."""
+    platforms = [f"manylinux_2_{minor}_x86_64" for minor in GLIBC_MINORS]
+    platforms += ["manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64", "linux_x86_64"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--only-binary=:all:", "--implementation=cp"]
+    command += ["--python-version", hierarchy()["pytorch"]["python"]]
+    command += [f"--abi={abi}" for abi in ("cp311", "abi3", "none")]
+    command += [f"--platform={platform}" for platform in platforms]
+    run([*command, "--dest", str(folder), "--requirement", str(lock), *extra], failure)
+
+
+def ensure_wheelhouse(kind: str) -> Path:
+    """All wheels of a variant, checked against its lock; returns their folder."""
+    lock = lock_file(kind)
+    shelf = CACHE / "wheelhouse"
+    done = shelf / f"{kind}-{digest(lock.read_bytes())}"
+    if done.is_dir():
+        return done
+    for old in shelf.glob(f"{kind}-*"):
+        shutil.rmtree(old)
+    partial = shelf / f"{kind}-partial"
+    partial.mkdir(parents=True)
+    rest, torch = without_torch(lock.read_text())
+    failure = (
+        f"The Python packages could not be downloaded (log: {LOG}): make pip's index reachable, then run this command again."
+    )
+    with timed(f"downloading the Python packages ({kind})"), tempfile.TemporaryDirectory() as folder:
+        for name, text in (("rest.lock", rest), ("torch.lock", torch)):
+            (Path(folder) / name).write_text(text)
+        download(Path(folder) / "rest.lock", partial, failure)
+        try:
+            download(Path(folder) / "torch.lock", partial, failure)
+        except Problem:
+            if kind != "cpu":
+                raise
+            say("this host's pip configuration has no CPU build of torch; taking it from PyTorch's own index")
+            download(Path(folder) / "torch.lock", partial, failure, "--index-url", PYTORCH_CPU_INDEX)
+    partial.rename(done)
+    return done
+
+
+def build(client: Any, files: dict[str, Path], tag: str, arguments: dict[str, str]) -> None:
+    """Builds one Dockerfile from a context of exactly these files, without network.
+
+    Raises:
+        Problem: the engine refused a step; its last words are shown.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=CACHE) as context:
+        with tarfile.open(fileobj=context, mode="w") as archive:
+            for name, path in files.items():
+                archive.add(path, name, recursive=False)
+        context.seek(0)
+        words: list[str] = []
+        stream = client.api.build(
+            fileobj=context, custom_context=True, tag=tag, buildargs=arguments, network_mode="none",
+            rm=True, forcerm=True, decode=True,
+        )  # fmt: skip
+        LOG.parent.mkdir(parents=True, exist_ok=True)
+        with LOG.open("a") as log:
+            for event in stream:
+                text = event.get("stream") or event.get("error") or ""
+                log.write(text)
+                words.append(text)
+                if "error" in event:
+                    print("".join(words[-15:]), file=sys.stderr)
+                    raise Problem(
+                        f"The image {tag} could not be built (log: {LOG}): mend what the lines above say, "
+                        "then run this command again."
+                    )
+
+
+def ensure_environment(client: Any, kind: str) -> str:
+    """The Python packages of a variant as an image; returns its name."""
+    tag = environment_tag(kind)
+    if find(client, tag):
+        return tag
+    base = ensure_base(client)
+    wheels = ensure_wheelhouse(kind)
+    recipe = IMAGES / "pytorch" / "environment.Dockerfile"
+    files = {"Dockerfile": recipe, "requirements.lock": lock_file(kind)}
+    files |= {f"wheelhouse/{path.name}": path for path in sorted(wheels.iterdir())}
+    with timed(f"installing the Python packages ({kind})"):
+        build(client, files, tag, {"BASE": base})
+    # The first stage would lie in the engine for ever, as large as all wheels together.
+    client.images.prune(filters={"dangling": True, "label": "io.gpulab.stage=wheels"})
+    return tag
+
+
+def ensure() -> None:
+    """The lab image, current and tagged."""
+    client, kind = engine(), variant()
+    wanted, tag = revision(kind), f"{REPOSITORY}:{kind}"
+    present = find(client, tag)
+    if present and present.labels.get("io.gpulab.revision") == wanted:
+        say(f"{tag} is current (revision {wanted})")
+    else:
+        environment = ensure_environment(client, kind)
+        with timed(f"building {tag}"):
+            arguments = {"ENVIRONMENT": environment, "VARIANT": kind, "REVISION": wanted}
+            build(client, lab_files(), tag, arguments)
+        say(f"{tag} has revision {wanted}")
+    client.images.get(tag).tag(REPOSITORY, "latest")
+
+
+def remove() -> None:
+    """Takes the lab's images out of the engine; one that a container still uses stays."""
+    client = engine()
+    tags = [tag for image in client.images.list() for tag in image.tags]
+    for repository in (REPOSITORY, "gpulab/environment", "gpulab/base"):
+        for tag in tags:
+            if tag.rpartition(":")[0] == repository:
+                with contextlib.suppress(APIError):
+                    client.images.remove(tag)
+                    say(f"removed image {tag}")
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit status."""
+    commands = {
+        "ensure": ensure,
+        "remove": remove,
+        "revision": lambda: print(json.dumps({"variant": variant(), "revision": revision(variant())})),
+        "variant": lambda: print(variant()),
+    }
+    if len(arguments) != 1 or arguments[0] not in commands:
+        print(f"usage: images.py {' | '.join(commands)}", file=sys.stderr)
+        return 2
+    try:
+        commands[arguments[0]]()
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The image could not be made: {error}. Mend that, then run this command again.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
