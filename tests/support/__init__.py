@@ -1,0 +1,1 @@
+"""What several suites share: real processes and stand-ins, started and cleaned up by fixtures."""
