@@ -15,10 +15,9 @@ from dockerspawner import DockerSpawner
 from jupyterhub.spawner import SpawnException
 from traitlets import Unicode, default
 
-from spawner import container, options, placement, policy, probe, profiles, settlement, volumes
+from spawner import container, options, placement, policy, present, probe, profiles, settlement, volumes
 from spawner.errors import EngineError, LabError, NoGpuFree
 from spawner.model import ContainerSpec, GpuRequest, Holder, Lease, Presence
-from spawner.pages import present
 from spawner.runtime import Lab, open_lab
 
 T = TypeVar("T")
@@ -85,7 +84,7 @@ class GpuSpawner(DockerSpawner):
     async def get_options_form(self) -> str:
         """The profile form; numbers on it are advice, the ledger decides at the start."""
         data = await self._in_lane(present.gather, self.lab)
-        return present.form(data, self.holder, self.lab.config)
+        return present.form(data, self.holder, self.lab.config, str((self.orm_spawner.user_options or {}).get("profile", "")))
 
     @default("options_from_form")
     def _options_from_form_default(self) -> Callable[..., dict[str, Any]]:
@@ -190,16 +189,13 @@ class GpuSpawner(DockerSpawner):
         return f"{count} GPU{'s are' if count > 1 else ' is'} yours; preparing your lab"
 
     async def _refusal(self, error: LabError) -> SpawnException:
-        html = present.error_html(error)
-        if isinstance(error, NoGpuFree):
-            try:
-                data = await self._in_lane(present.gather, self.lab)
-                html = present.no_gpu_free_html(error, data, self.holder, self.lab.config)
-            except LabError:
-                self.log.warning("%s: the detailed refusal could not be drawn", self._log_name)
-        refusal = SpawnException(error.message, reason=error.reason, message_html=html, status_code=error.status_code)
+        text, html = error.message, present.error_html(error)
+        if isinstance(error, NoGpuFree) and isinstance(self._asked, GpuRequest):
+            data = await self._in_lane(present.gather, self.lab)
+            text, html = present.no_gpu_free(error, self._asked, data, self.holder, self.lab.config)
+        refusal = SpawnException(text, reason=error.reason, message_html=html, status_code=error.status_code)
         # JupyterHub's form page reads these two names, its error page the constructor's.
-        refusal.jupyterhub_message = error.message
+        refusal.jupyterhub_message = text
         refusal.jupyterhub_html_message = html
         return refusal
 

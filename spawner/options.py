@@ -90,5 +90,5 @@ def _show(value: object) -> str:
 
 
 def _nearest(value: object, names: tuple[str, ...], lead: str) -> str:
-    near = difflib.get_close_matches(str(value)[:_SHOWN], names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(value)[:_SHOWN].lower(), names, n=1, cutoff=0.6)
     return f"{lead}Did you mean {near[0]!r}?" if near else ""

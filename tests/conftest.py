@@ -13,10 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from spawner.engine import Engine
 from spawner.errors import EngineError
 from tests.support.hub import HubProcess, LabFiles, make_lab_files, remove_docker_objects
+
+# A shared two-core machine makes single examples slow now and then; that is no failure of the code under test.
+settings.register_profile("lab", deadline=None, print_blob=True)
+settings.load_profile("lab")
 
 OUTCOME = pytest.StashKey[bool]()
 
@@ -66,9 +71,7 @@ def lab(lab_files: LabFiles, engine: Engine, request: pytest.FixtureRequest) -> 
 
 
 @pytest.fixture(scope="module")
-def module_lab(
-    tmp_path_factory: pytest.TempPathFactory, engine: Engine, request: pytest.FixtureRequest
-) -> Iterator[HubProcess]:
+def module_lab(tmp_path_factory: pytest.TempPathFactory, engine: Engine, request: pytest.FixtureRequest) -> Iterator[HubProcess]:
     """One hub for all tests of a module that leave it as they found it."""
     files = make_lab_files(tmp_path_factory.mktemp("lab"))
     hub = HubProcess(files, engine)

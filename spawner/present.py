@@ -1,0 +1,136 @@
+"""Turns the lab's facts into what the pages show: gathers a snapshot, and fills the views.
+
+Owns the way from leases, GPUs and profiles to page values. Never decides what may be had (the ledger does, later, in its own
+transaction) and draws no HTML itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from spawner import profiles
+from spawner.errors import LabError, NoGpuFree
+from spawner.model import EngineFacts, Gpu, GpuRequest, Holder, LabConfig, Lease, LeaseState, Profile
+from spawner.pages import forms, views
+from spawner.runtime import Lab
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The lab at one moment.
+
+    Attributes:
+        facts: what the engine said; None when it did not answer.
+        problem: one sentence for the person when a part did not answer.
+    """
+
+    gpus: tuple[Gpu, ...]
+    leases: tuple[Lease, ...]
+    facts: EngineFacts | None
+    problem: str
+    now: datetime
+
+
+def gather(lab: Lab) -> Snapshot:
+    """Ask inventory, ledger and engine; a part that fails leaves a sentence instead of an exception."""
+    gpus: tuple[Gpu, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    facts = None
+    problem = ""
+    try:
+        gpus, leases = lab.inventory.gpus(), lab.ledger.active()
+        facts = lab.engine.facts()
+    except LabError as error:
+        problem = error.message
+    return Snapshot(gpus, leases, facts, problem, lab.clock())
+
+
+def form(data: Snapshot, holder: Holder, config: LabConfig, selected: str = "") -> str:
+    """The spawn form of a person, as HTML."""
+    cards = tuple(_card(profile, data) for profile in config.profiles.values())
+    summary = views.GpuSummary(_gpu_views(data.gpus, data.leases), data.problem)
+    return forms.profile_form(views.SpawnFormView(cards, summary, data.now, holder.user, selected))
+
+
+def no_gpu_free(error: NoGpuFree, request: GpuRequest, data: Snapshot, holder: Holder, config: LabConfig) -> tuple[str, str]:
+    """The answer when no GPU is free: as text for REST and as HTML for the browser.
+
+    A request for more GPUs than the lab has is not helped by waiting; it keeps the error's own words.
+    """
+    if error.wanted > error.total:
+        return error.message, error_html(error)
+    view = views.NoGpuFreeView(
+        wanted=error.wanted,
+        gpus=_gpu_views(_suitable(data.gpus, request.gpu_models), data.leases),
+        now=data.now,
+        viewer=holder.user,
+        alternatives=tuple(_alternatives(data, config, error.wanted)),
+    )
+    return forms.no_gpu_free_text(view), forms.no_gpu_free_html(view)
+
+
+def error_html(error: LabError) -> str:
+    """Any other refusal, as HTML."""
+    return forms.error_html(error.sentence, error.what_to_do)
+
+
+def lab_view(lease: Lease, gpus: Iterable[Gpu], config: LabConfig) -> views.LabView:
+    """A running lab on its owner's home page."""
+    profile = config.profiles.get(lease.profile)
+    leased = [gpu for gpu in gpus if gpu.uuid in lease.gpus]
+    return views.LabView(profile.title if profile else lease.profile, _gpu_views(leased, ()))
+
+
+def _card(profile: Profile, data: Snapshot) -> views.ProfileCard:
+    unavailable = data.problem
+    if data.facts is not None:
+        unavailable = profiles.unavailable_reason(profile, data.facts.capacity, data.gpus)
+    return views.ProfileCard(
+        key=profile.key,
+        title=profile.title,
+        description=profile.description,
+        gpus=profile.gpus,
+        cpus=profile.cpus,
+        memory=profile.memory,
+        shm=profile.shm,
+        free=_free(data, profile.gpu_models),
+        gpu_models=profile.gpu_models,
+        unavailable=unavailable,
+    )
+
+
+def _free(data: Snapshot, models: tuple[str, ...]) -> int:
+    return sum(view.holder is None for view in _gpu_views(_suitable(data.gpus, models), data.leases))
+
+
+def _suitable(gpus: Iterable[Gpu], models: tuple[str, ...]) -> tuple[Gpu, ...]:
+    return tuple(gpu for gpu in gpus if not models or gpu.model in models)
+
+
+def _alternatives(data: Snapshot, config: LabConfig, wanted: int) -> Iterable[views.Alternative]:
+    cards = [(profile, _card(profile, data)) for profile in config.profiles.values()]
+    able = [profile for profile, card in cards if profile.gpus < wanted and not card.unavailable and not card.shortage]
+    for profile in sorted(able, key=lambda p: -p.gpus):
+        yield views.Alternative(profile.key, profile.title, profile.gpus)
+
+
+def _gpu_views(gpus: Iterable[Gpu], leases: Iterable[Lease]) -> tuple[views.GpuView, ...]:
+    held = {uuid: lease for lease in leases for uuid in lease.gpus}
+    ordered = sorted(gpus, key=lambda gpu: (gpu.node, gpu.index))
+    nodes = {gpu.node for gpu in ordered}
+    return tuple(
+        views.GpuView(
+            label=f"GPU {gpu.index}" if len(nodes) == 1 else f"{gpu.node} GPU {gpu.index}",
+            model=gpu.model,
+            memory_mib=gpu.memory_mib,
+            simulated=gpu.simulated,
+            holder=_holder_view(held[gpu.uuid]) if gpu.uuid in held else None,
+        )
+        for gpu in ordered
+    )
+
+
+def _holder_view(lease: Lease) -> views.HolderView:
+    return views.HolderView(lease.holder.user, lease.holder.server, lease.created, ending=lease.state is LeaseState.DRAINING)

@@ -1,0 +1,139 @@
+"""What is killed, and what survives: after each, ledger and engine agree."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from spawner.model import LeaseState, Presence
+from tests.support.hub import HubProcess
+
+
+def test_restart_of_the_hub_keeps_labs_and_leases(lab: HubProcess):
+    token = lab.token("ana")
+    model = lab.start_lab("ana", token, "gpu-1")
+    (lease,) = lab.leases()
+    container = lab.containers()[0]["Id"]
+    lab.terminate()
+    assert lab.engine.presence(lease.id) is Presence.RUNNING
+    lab.start()
+    assert lab.leases() == (lease,)
+    assert lab.containers()[0]["Id"] == container
+    lab.wait_ready("ana", token)
+    reached = lab.session.get(f"{lab.url}{model['url']}api/status", headers={"Authorization": f"token {token}"}, timeout=20)
+    assert reached.ok, reached.text
+    lab.stop_lab("ana", token)
+    lab.assert_agreement()
+
+
+def test_kill_of_the_hub_keeps_a_running_lab_reachable(lab: HubProcess):
+    token = lab.token("ana")
+    model = lab.start_lab("ana", token, "gpu-1")
+    before = lab.leases()
+    lab.kill()
+    lab.start()
+    lab.wait_ready("ana", token)
+    assert lab.leases() == before
+    reached = lab.session.get(f"{lab.url}{model['url']}api/status", headers={"Authorization": f"token {token}"}, timeout=20)
+    assert reached.ok, reached.text
+    lab.stop_lab("ana", token)
+    lab.assert_agreement()
+
+
+def test_kill_of_the_hub_in_mid_start_loses_no_gpu(lab_files, engine, request):
+    lab_files.edit(limits__start_seconds=5)
+    lab = HubProcess(lab_files, engine)
+    try:
+        lab.start()
+        token = lab.token("ana")
+        posted = threading.Thread(target=_post_and_ignore, args=(lab, token))
+        posted.start()
+        lab.wait_for(lab.leases, 30, "the lease of the start")
+        lab.kill()
+        posted.join(60)
+        lab.start()
+        # The start never reached the hub's database: its container is removed and its GPUs come back by themselves.
+        lab.wait_for(lambda: not lab.leases(), 90, "the lease of the killed start to be released")
+        lab.assert_agreement()
+        lab.start_lab("ana", token, "gpu-2")
+        lab.stop_lab("ana", token)
+        lab.assert_agreement()
+    except BaseException:
+        lab.print_evidence()
+        raise
+    finally:
+        lab.stop()
+
+
+def _post_and_ignore(lab: HubProcess, token: str) -> None:
+    try:
+        lab.post_lab("ana", token, {"profile": "gpu-2"})
+    except OSError:
+        # The hub is killed while it answers; that is the test.
+        return
+
+
+def test_lab_that_dies_gives_its_gpus_back(lab: HubProcess):
+    token = lab.token("ana")
+    lab.start_lab("ana", token, "gpu-2")
+    lab.engine.client.kill(lab.containers()[0]["Id"])
+    lab.wait_for(lambda: not lab.leases(), 60, "the lease of the dead lab to be released")
+    lab.wait_for(lambda: not (lab.server_model("ana", token) or {}).get("ready"), 60, "the hub to notice the dead lab")
+    lab.assert_agreement()
+    lab.start_lab("ana", token, "gpu-2")
+    lab.stop_lab("ana", token)
+
+
+def test_container_removed_behind_our_back_gives_its_gpus_back(lab: HubProcess):
+    token = lab.token("ana")
+    lab.start_lab("ana", token, "gpu-2")
+    lab.engine.client.remove_container(lab.containers()[0]["Id"], force=True)
+    lab.wait_for(lambda: not lab.leases(), 60, "the lease of the removed lab to be released")
+    lab.assert_agreement()
+
+
+def test_missing_image_is_told_and_leaks_nothing(lab_files, engine):
+    lab_files.edit(image="gpulab/does-not-exist:latest")
+    lab = HubProcess(lab_files, engine)
+    try:
+        lab.start()
+        token = lab.token("ana")
+        refused = lab.post_lab("ana", token, {"profile": "gpu-2"})
+        assert refused.status_code == 500
+        assert "gpulab/does-not-exist" in refused.json()["message"]
+        lab.wait_for(lambda: not lab.leases(), 30, "the lease of the refused start to be released")
+        assert lab.containers() == []
+    finally:
+        lab.stop()
+
+
+def test_missing_folder_is_told_and_the_next_start_works(lab: HubProcess):
+    token = lab.token("ana")
+    folder: Path = lab.config.mounts.models
+    away = folder.rename(folder.with_name("away"))
+    refused = lab.post_lab("ana", token, {"profile": "gpu-1"})
+    assert refused.status_code == 503
+    assert f"{folder} is missing" in refused.json()["message"]
+    assert lab.leases() == ()
+    away.rename(folder)
+    lab.start_lab("ana", token, "gpu-1")
+    assert lab.leases()[0].state is LeaseState.BOUND
+    lab.stop_lab("ana", token)
+
+
+def test_stop_while_starting_leaves_nothing(lab: HubProcess):
+    token = lab.token("ana")
+    posted = threading.Thread(target=_post_and_ignore, args=(lab, token))
+    posted.start()
+    lab.wait_for(lab.containers, 30, "the container of the start")
+    lab.api("DELETE", "/users/ana/server", token)
+    posted.join(60)
+
+    def gone() -> bool:
+        model = lab.server_model("ana", token)
+        if model and model["ready"] and not model["pending"]:
+            lab.api("DELETE", "/users/ana/server", token)
+        return not lab.leases() and not lab.containers()
+
+    lab.wait_for(gone, 60, "everything of the stopped start to be gone")
+    lab.assert_agreement()

@@ -1,0 +1,131 @@
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spawner.model import LeaseState, Presence
+from spawner.settlement import Action, decide, settle, settle_all
+from tests.unit.values import T0, after, make_lease
+
+PATIENCE = timedelta(seconds=100)
+S, P, A = LeaseState, Presence, Action
+
+
+@pytest.mark.parametrize(
+    ("state", "presence", "age", "in_flight", "action"),
+    [
+        pytest.param(S.STARTING, P.ABSENT, 5, True, A.KEEP, id="young-start-not-there-yet"),
+        pytest.param(S.STARTING, P.CREATED, 5, False, A.KEEP, id="young-start-created"),
+        pytest.param(S.STARTING, P.RUNNING, 5, False, A.KEEP, id="young-start-running"),
+        pytest.param(S.STARTING, P.RUNNING, 101, False, A.DRAIN, id="old-start-nobody-bound"),
+        pytest.param(S.STARTING, P.ABSENT, 101, True, A.DRAIN, id="old-start-absent"),
+        pytest.param(S.BOUND, P.RUNNING, 1e6, False, A.KEEP, id="running-lab-however-old"),
+        pytest.param(S.BOUND, P.STOPPED, 5, False, A.DRAIN, id="ended-lab"),
+        pytest.param(S.BOUND, P.ABSENT, 5, False, A.DRAIN, id="vanished-lab"),
+        pytest.param(S.DRAINING, P.RUNNING, 5, False, A.REMOVE, id="stop-not-done-yet"),
+        pytest.param(S.DRAINING, P.CREATED, 5, False, A.REMOVE, id="late-container"),
+        pytest.param(S.DRAINING, P.ABSENT, 5, False, A.RELEASE, id="gone"),
+        pytest.param(S.DRAINING, P.ABSENT, 5, True, A.NOTE_ABSENT, id="in-flight-first-absent"),
+        pytest.param(S.RELEASED, P.RUNNING, 5, False, A.KEEP, id="released-is-final"),
+    ],
+)
+def test_rule(state: LeaseState, presence: Presence, age: float, in_flight: bool, action: Action):
+    assert decide(make_lease(state=state, in_flight=in_flight), presence, after(age), PATIENCE) is action
+
+
+def test_in_flight_creation_needs_a_second_absent_after_patience():
+    lease = make_lease(state=S.DRAINING, in_flight=True, absent_since=T0)
+    assert decide(lease, P.ABSENT, after(99), PATIENCE) is A.KEEP
+    assert decide(lease, P.ABSENT, after(101), PATIENCE) is A.RELEASE
+
+
+@given(
+    st.sampled_from(list(LeaseState)),
+    st.booleans(),
+    st.floats(0, 1e7),
+    st.none() | st.floats(0, 1e7),
+)
+def test_unknown_never_changes_anything(state: LeaseState, in_flight: bool, age: float, absent: float | None):
+    lease = make_lease(state=state, in_flight=in_flight, absent_since=None if absent is None else after(absent))
+    assert decide(lease, P.UNKNOWN, after(age), PATIENCE) is A.KEEP
+
+
+@given(st.sampled_from(list(LeaseState)), st.sampled_from(list(Presence)), st.booleans(), st.floats(0, 1e7))
+def test_only_absent_releases(state: LeaseState, presence: Presence, in_flight: bool, age: float):
+    lease = make_lease(state=state, in_flight=in_flight)
+    if decide(lease, presence, after(age), PATIENCE) is A.RELEASE:
+        assert presence is P.ABSENT
+        assert state is S.DRAINING
+
+
+class OneLease:
+    """A ledger of one lease and an engine of one container, both in memory."""
+
+    def __init__(self, lease, presence: Presence) -> None:
+        self.lease = lease
+        self.now = presence
+        self.steps: list[str] = []
+
+    def active(self):
+        return () if self.lease.state is S.RELEASED else (self.lease,)
+
+    def _set(self, step: str, **changes) -> None:
+        values = {name: getattr(self.lease, name) for name in self.lease.__slots__}
+        self.lease = type(self.lease)(**{**values, **changes})
+        self.steps.append(step)
+
+    def drain(self, lease_id: str) -> None:
+        self._set("drain", state=S.DRAINING)
+
+    def note_absent(self, lease_id: str, now) -> None:
+        self._set("note", absent_since=now)
+
+    def release(self, lease_id: str, now, reason: str) -> None:
+        self._set("release", state=S.RELEASED)
+
+    def presence(self, lease_id: str) -> Presence:
+        return self.now
+
+    def remove(self, lease_id: str) -> None:
+        self.steps.append("remove")
+        self.now = P.ABSENT
+
+
+def run(world: OneLease) -> Action:
+    return settle(world.lease, world, world, lambda: after(5), PATIENCE)
+
+
+def test_stop_that_was_asked_ends_in_release():
+    world = OneLease(make_lease(state=S.DRAINING), P.RUNNING)
+    assert run(world) is A.RELEASE
+    assert world.steps == ["remove", "release"]
+
+
+def test_ended_lab_is_left_one_round_for_its_reason_to_be_read():
+    world = OneLease(make_lease(state=S.BOUND), P.STOPPED)
+    run(world)
+    assert world.steps == ["drain"]
+    run(world)
+    assert world.steps == ["drain", "remove", "release"]
+
+
+def test_settling_twice_changes_nothing_more():
+    world = OneLease(make_lease(state=S.BOUND), P.ABSENT)
+    assert run(world) is A.RELEASE
+    before = list(world.steps)
+    assert run(world) is A.KEEP
+    assert world.steps == before
+
+
+def test_one_failing_lease_does_not_stop_the_others(caplog: pytest.LogCaptureFixture):
+    class Failing(OneLease):
+        def presence(self, lease_id: str) -> Presence:
+            if lease_id == "bad":
+                raise RuntimeError("boom")
+            return super().presence(lease_id)
+
+    world = Failing(make_lease(state=S.DRAINING, id="good"), P.ABSENT)
+    done = settle_all([make_lease(id="bad"), world.lease], world, world, lambda: after(5), PATIENCE)
+    assert done == {"good": A.RELEASE}
+    assert "bad" in caplog.text
