@@ -3,7 +3,7 @@
 Never starts a lab and never imports the hub's code. What each image is made of decides its name or its
 `io.gpulab.revision` label, so an image whose inputs did not change is never built again.
 
-usage: images.py ensure | revision | variant | remove
+usage: images.py ensure | state | revision | variant | remove
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def run(command: list[str], failure: str, env: dict[str, str] | None = None) -> 
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("ab") as log:
         start = log.tell()
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env, check=False)  # noqa: S603
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env, check=False)
     if done.returncode != 0:
         with LOG.open("rb") as log:
             log.seek(start)
@@ -394,6 +394,18 @@ def ensure() -> None:
     client.images.get(tag).tag(REPOSITORY, "latest")
 
 
+def state() -> None:
+    """One line on whether the lab image is there and current."""
+    kind = variant()
+    present = find(engine(), f"{REPOSITORY}:{kind}")
+    if not present:
+        print(f"{REPOSITORY}:{kind} is missing ('make image' builds it)")
+    elif present.labels.get("io.gpulab.revision") != revision(kind):
+        print(f"{REPOSITORY}:{kind} is older than this checkout ('make image' builds it)")
+    else:
+        print(f"{REPOSITORY}:{kind} is current (revision {revision(kind)})")
+
+
 def remove() -> None:
     """Takes the lab's images out of the engine; one that a container still uses stays."""
     client = engine()
@@ -411,6 +423,7 @@ def main(arguments: list[str]) -> int:
     commands = {
         "ensure": ensure,
         "remove": remove,
+        "state": state,
         "revision": lambda: print(json.dumps({"variant": variant(), "revision": revision(variant())})),
         "variant": lambda: print(variant()),
     }

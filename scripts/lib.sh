@@ -71,8 +71,32 @@ apt_install() {
 
 # one_at_a_time: two people typing `make up` in one checkout must not build and start twice.
 one_at_a_time() {
+  # A script that was started by one that holds the lock already.
+  [ -z "${GPULAB_LOCKED:-}" ] || return 0
   exec 9>"$LAB/state/make.lock"
   flock -n 9 && return 0
   say "Another 'make' is at work in this checkout; waiting for it (at most 30 minutes)."
   flock -w 1800 9 || die "Another 'make' holds $LAB/state/make.lock since 30 minutes: end it, then run this command again."
+}
+
+# setting SECTION KEY DEFAULT: one value of lab.yaml, readable before there is anything to parse YAML with (SECTION is
+# empty for a key at the top). The hub itself validates the file; this only has to find what is there.
+setting() {
+  local found
+  found=$(awk -v section="$1" -v key="$2:" '
+    /^[^ #]/ { inside = (section == "" || $1 == section ":") }
+    inside && $1 == key { print $2; exit }' "${GPULAB_CONFIG:-$ROOT/lab.yaml}" 2>/dev/null || true)
+  printf '%s\n' "${found:-$3}"
+}
+
+# The distribution's Python before one that happens to come first on somebody's PATH: its venv outlives theirs.
+find_python() {
+  local python
+  for python in ${PYTHON:+"$PYTHON"} /usr/bin/python3 python3; do
+    if has "$python" && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+      printf '%s\n' "$python"
+      return 0
+    fi
+  done
+  return 1
 }
