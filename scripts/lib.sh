@@ -5,10 +5,25 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# Absolute, because one of these paths ends up in the environment of a process that lives on.
-LAB=${GPULAB_STATE:-$ROOT/.lab}
+LAB_FILE=$(realpath -m "${GPULAB_CONFIG:-$ROOT/lab.yaml}")
 # shellcheck disable=SC2034  # read by the scripts that source this file
 VENV=$ROOT/.venv
+
+# setting SECTION KEY DEFAULT: one value of lab.yaml, readable before there is anything to parse YAML with (SECTION is
+# empty for a key at the top). The hub itself validates the file; this only has to find what is there.
+setting() {
+  local found
+  found=$(awk -v section="$1" -v key="$2:" '
+    /^[^ #]/ { inside = (section == "" || $1 == section ":") }
+    inside && $1 == key { gsub(/["\047]/, "", $2); print $2; exit }' "$LAB_FILE" 2>/dev/null || true)
+  printf '%s\n' "${found:-$3}"
+}
+
+# The state folder, where lab.yaml says it is: relative to that file. Absolute here, because it ends up in the
+# environment of processes that live on.
+LAB=$(realpath -m "$(dirname "$LAB_FILE")/$(setting '' state .lab)")
+[[ $(setting '' state .lab) != /* ]] || LAB=$(setting '' state .lab)
+export GPULAB_STATE=$LAB
 LOGS=$LAB/log
 cd "$ROOT"
 
@@ -77,16 +92,6 @@ one_at_a_time() {
   flock -n 9 && return 0
   say "Another 'make' is at work in this checkout; waiting for it (at most 30 minutes)."
   flock -w 1800 9 || die "Another 'make' holds $LAB/state/make.lock since 30 minutes: end it, then run this command again."
-}
-
-# setting SECTION KEY DEFAULT: one value of lab.yaml, readable before there is anything to parse YAML with (SECTION is
-# empty for a key at the top). The hub itself validates the file; this only has to find what is there.
-setting() {
-  local found
-  found=$(awk -v section="$1" -v key="$2:" '
-    /^[^ #]/ { inside = (section == "" || $1 == section ":") }
-    inside && $1 == key { print $2; exit }' "${GPULAB_CONFIG:-$ROOT/lab.yaml}" 2>/dev/null || true)
-  printf '%s\n' "${found:-$3}"
 }
 
 # The distribution's Python before one that happens to come first on somebody's PATH: its venv outlives theirs.
