@@ -18,7 +18,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -420,7 +420,7 @@ def remove() -> None:
 
 def main(arguments: list[str]) -> int:
     """The command line; returns the exit status."""
-    commands = {
+    commands: dict[str, Callable[[], None]] = {
         "ensure": ensure,
         "remove": remove,
         "state": state,

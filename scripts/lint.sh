@@ -37,7 +37,7 @@ body() { awk '/^# ---$/ { marks++; next } marks != 1'; }
 check "ruff check" "$VENV/bin/ruff" check .
 check "ruff format" "$VENV/bin/ruff" format --check .
 check "mypy" "$VENV/bin/mypy"
-check "mypy scripts" "$VENV/bin/mypy" --strict --follow-imports=silent scripts/images.py scripts/objects.py
+check "mypy scripts" "$VENV/bin/mypy" --strict --python-version 3.11 --follow-imports=silent scripts/images.py scripts/objects.py
 mapfile -t SHELL_FILES < <(shell_files)
 check "shellcheck" "$VENV/bin/shellcheck" "${SHELL_FILES[@]}"
 check "notebooks" notebooks_in_step
