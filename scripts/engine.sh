@@ -32,13 +32,16 @@ wait_until_it_answers() {
   done
 }
 
-# dockerd refuses to start while its pid file names a living process, even when after a crash that number belongs to
-# something else.
-drop_stale_pid_file() {
-  local pid_file=/var/run/docker.pid pid
-  [ -s "$pid_file" ] || return 0
-  pid=$(cat "$pid_file")
-  [ "$(cat "/proc/$pid/comm" 2>/dev/null || true)" = dockerd ] || rm -f "$pid_file"
+# After a crash, dockerd trusts the process numbers in these files, also when by now they belong to something else: it
+# refuses to start, or waits for a containerd that is none.
+drop_stale_pid_files() {
+  local file pid name
+  for file in /var/run/docker.pid:dockerd /var/run/docker/containerd/containerd.pid:containerd; do
+    name=${file##*:} file=${file%:*}
+    [ -s "$file" ] || continue
+    pid=$(cat "$file")
+    [ "$(cat "/proc/$pid/comm" 2>/dev/null || true)" = "$name" ] || rm -f "$file"
+  done
 }
 
 start_with_systemd() {
@@ -48,7 +51,7 @@ start_with_systemd() {
 
 start_in_background() {
   local log=$LOGS/dockerd.log
-  drop_stale_pid_file
+  drop_stale_pid_files
   # Its own session and no terminal: it must outlive this shell and the person's login. The lock of `make` (descriptor
   # 9) must not live on in it.
   setsid nohup dockerd >>"$log" 2>&1 </dev/null 9>&- &

@@ -92,6 +92,13 @@ sys.exit(2)
 PY
 }
 
+# What the hub said before it ended: its own sentences where it had any, and no traceback beside them.
+last_words() {
+  local text
+  text=$(cat)
+  grep '^gpulab: ' <<<"$text" || tail -n 20 <<<"$text"
+}
+
 start_hub() {
   local url pid from outcome=0
   url=$(browser_url "$ADDRESS" "$PORT")
@@ -105,7 +112,7 @@ start_hub() {
     printf '%s %s %s\n' "$pid" "$(started_at "$pid")" "$url" >"$HUB_RECORD"
     return 0
   fi
-  tail -c +"$from" "$HUB_LOG" | tail -n 20 >&2
+  tail -c +"$from" "$HUB_LOG" | last_words >&2
   if [ "$outcome" = 1 ]; then
     die "The hub ended while it started: mend what the last line above says (whole log: $HUB_LOG), then run 'make up' again."
   fi
