@@ -27,8 +27,6 @@ export GPULAB_STATE=$LAB
 LOGS=$LAB/log
 cd "$ROOT"
 
-mkdir -p "$LOGS" "$LAB/state" "$LAB/cache"
-
 # Colour only where a person is looking.
 if [ -t 1 ]; then DIM=$'\e[2m' BOLD=$'\e[1m' RED=$'\e[31m' OFF=$'\e[0m'; else DIM='' BOLD='' RED='' OFF=''; fi
 
@@ -39,6 +37,10 @@ die() {
   printf '%s%s%s\n' "$RED" "$*" "$OFF" >&2
   exit 1
 }
+
+if ! mkdir -p "$LOGS" "$LAB/state" "$LAB/cache" 2>/dev/null || [ ! -w "$LAB/state" ] || [ ! -w "$LOGS" ]; then
+  die "The state folder $LAB cannot be written to by $(id -un): run this as its owner, or name another folder in lab.yaml (state)."
+fi
 
 now_ms() { date +%s%3N; }
 
