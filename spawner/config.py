@@ -43,7 +43,7 @@ def configure(c: Any, file: str, env: Mapping[str, str]) -> None:
         _services(c, config, file)
         _spawner(c, config, file)
         auth.configure_token_sign_in(c)
-        pages.configure_pages(c)
+        pages.configure_pages(c, {key: profile.title for key, profile in config.profiles.items()})
         public_url_file(config).write_text(public_url(config) + "\n")
     except LabError as error:
         print(f"gpulab: {error.message}", file=sys.stderr)
@@ -145,9 +145,8 @@ def _services(c: Any, config: LabConfig, file: str) -> None:
         },
     ]
     c.JupyterHub.load_roles = [
+        # The settler has no role: it speaks to engine and ledger only, and may do nothing in the hub.
         {"name": "gpulab-cli", "scopes": list(auth.CLI_SCOPES), "services": ["gpulab-cli"]},
-        # The settler speaks to engine and ledger only; it may do nothing in the hub.
-        {"name": "gpulab-settler", "scopes": [], "services": ["gpulab-settler"]},
     ]
 
 

@@ -130,6 +130,7 @@ class GpuSpawner(DockerSpawner):
         request = self._asked or options.parse(None, lab.config.profiles)
         profile = lab.config.profiles[request.profile]
         self._say(5, "Checking folders and GPUs")
+        await self._in_lane(probe.require_space, lab.config.state)
         folders = (lab.config.mounts.datasets, lab.config.mounts.models)
         await self._in_lane(probe.require_folders, folders, lab.config.mounts.probe_seconds)
         facts = await self._in_lane(lab.engine.facts)

@@ -1,16 +1,19 @@
-"""Asks within a time limit whether a folder answers, so that a dead NAS cannot hang the hub.
+"""Asks whether the folders of a start can be used: the NAS within a time limit, and the state folder for free space.
 
-Owns the probe and its sentences. Never mounts, makes or repairs anything.
+Owns the probes and their sentences. Never mounts, makes or repairs anything; a dead NAS cannot hang the hub through it.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 from spawner.errors import MountError
 
+# Below this the hub's and the lab's databases are about to fail in the middle of a write; they need a few MB at most.
+SPACE_FLOOR = 32 << 20
 _ADMIN = "Tell your admin: the folder is set in lab.yaml under mounts."
 
 
@@ -32,6 +35,25 @@ def require_folders(folders: Iterable[Path], seconds: float) -> None:
             raise MountError(f"The folder {folder} did not answer within {seconds:g} s.", _ADMIN) from None
         if code != 0:
             raise MountError(f"The folder {folder} is missing or not a folder.", _ADMIN)
+
+
+def require_space(folder: Path, floor: int = SPACE_FLOOR) -> None:
+    """Check that the file system of a local folder has `floor` bytes free.
+
+    A start that would fill the disk is refused while the databases can still be written.
+
+    Raises:
+        MountError: it has not, or the folder cannot be looked at.
+    """
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise MountError(f"The state folder cannot be looked at ({error.strerror}).", "Tell your admin.") from None
+    if free < floor:
+        raise MountError(
+            f"The lab server's disk is full: {free >> 20} MB are left where it keeps its state, and {floor >> 20} are needed.",
+            "Tell your admin: free some space under the folder that lab.yaml names as state.",
+        )
 
 
 def _look(folder: Path) -> subprocess.Popen[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +11,15 @@ import pytest
 from spawner.container import LABEL_LEASE, LABEL_SERVER, LABEL_USER
 from spawner.model import LeaseState
 from tests.support.hub import GPU_A, GPU_B, HubProcess
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(module_lab: HubProcess) -> Iterator[None]:
+    """Whatever a failed test left running must not fail the next one too."""
+    yield
+    admin = module_lab.token("root", admin=True)
+    for lease in module_lab.leases():
+        module_lab.stop_lab(lease.holder.user, admin, lease.holder.server)
 
 
 def test_one_gpu_lab_from_start_to_stop(module_lab: HubProcess):

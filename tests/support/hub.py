@@ -5,6 +5,7 @@ Owns starting, killing and cleaning up; never patches anything inside the hub.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -174,10 +175,8 @@ class HubProcess:
         self.terminate()
         pid_file = self.files.folder / ".lab" / "state" / "proxy.pid"
         if pid_file.exists():
-            try:
+            with contextlib.suppress(ProcessLookupError, ValueError):
                 os.kill(int(pid_file.read_text()), signal.SIGTERM)
-            except (ProcessLookupError, ValueError):
-                pass
         self.session.close()
 
     def log_tail(self, lines: int = 60) -> str:
@@ -200,21 +199,15 @@ class HubProcess:
     def token(self, name: str, *, admin: bool = False) -> str:
         """Create the person and mint a token, as `gpulab token` does."""
         headers = {"Authorization": f"token {self.service_token()}"}
-        made = self.session.post(
-            f"{self.url}/hub/api/users/{name}", headers=headers, json={"admin": admin}, timeout=20
-        )
-        assert made.status_code in (201, 409), made.text
         minted = self.session.post(
-            f"{self.url}/hub/api/users/{name}/tokens", headers=headers, json={"expires_in": 3600}, timeout=20
+            f"{self.url}/hub/api/gpulab/sign-in/{name}", headers=headers, json={"admin": admin}, timeout=20
         )
         assert minted.ok, minted.text
         return str(minted.json()["token"])
 
     def api(self, method: str, path: str, token: str, **kwargs: Any) -> requests.Response:
         kwargs.setdefault("timeout", 60)
-        return self.session.request(
-            method, f"{self.url}/hub/api{path}", headers={"Authorization": f"token {token}"}, **kwargs
-        )
+        return self.session.request(method, f"{self.url}/hub/api{path}", headers={"Authorization": f"token {token}"}, **kwargs)
 
     def start_lab(self, user: str, token: str, profile: str, server: str = "", wait: float = 90) -> dict[str, Any]:
         """Start a lab over REST and wait until it is ready; its server model."""
@@ -248,9 +241,7 @@ class HubProcess:
             wait,
             f"the lease of {user} to be released",
         )
-        self.wait_for(
-            lambda: not (self.server_model(user, token, server) or {}).get("pending"), wait, "the stop to finish"
-        )
+        self.wait_for(lambda: not (self.server_model(user, token, server) or {}).get("pending"), wait, "the stop to finish")
 
     @staticmethod
     def _server_path(user: str, server: str) -> str:
@@ -266,9 +257,7 @@ class HubProcess:
             ledger.close()
 
     def containers(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.engine.client.containers(
-            all=True, filters={"label": f"{LABEL_LAB}={self.files.name}"}
-        )
+        found: list[dict[str, Any]] = self.engine.client.containers(all=True, filters={"label": f"{LABEL_LAB}={self.files.name}"})
         return found
 
     def run_inside(self, container_id: str, *command: str) -> str:

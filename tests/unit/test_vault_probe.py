@@ -49,3 +49,11 @@ def test_folder_that_hangs_costs_no_more_than_the_limit(tmp_path: Path, monkeypa
     with pytest.raises(MountError, match=r"did not answer within 0.2 s"):
         probe.require_folders([tmp_path], 0.2)
     hanging[0].wait(10)
+
+
+def test_space_is_asked_of_the_real_file_system(tmp_path: Path):
+    probe.require_space(tmp_path, 1)
+    with pytest.raises(MountError, match="disk is full"):
+        probe.require_space(tmp_path, 1 << 60)
+    with pytest.raises(MountError, match="cannot be looked at"):
+        probe.require_space(tmp_path / "none", 1)
