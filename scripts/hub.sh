@@ -5,7 +5,8 @@
 ADDRESS=${GPULAB_ADDRESS:-$(setting hub address 127.0.0.1)}
 PORT=${GPULAB_PORT:-$(setting hub port 8000)}
 HUB_LOG=$LOGS/hub.log
-# One line: process id, its start time, its address. The start time tells our hub from a stranger that got its number.
+# One line: process id, its start time, its address, its lab.yaml. The start time tells our hub from a stranger that
+# got its number; the last says whether the file has changed since.
 HUB_RECORD=$LAB/state/hub.pid
 START_SECONDS=120
 STOP_SECONDS=20
@@ -23,6 +24,9 @@ hub_pid() {
 
 # hub_url: the address the running hub was started with.
 hub_url() { cut -d' ' -f3 "$HUB_RECORD"; }
+
+lab_file_digest() { sha256sum <"$LAB_FILE" | cut -c1-16; }
+lab_file_changed() { [ "$(cut -d' ' -f4 "$HUB_RECORD")" != "$(lab_file_digest)" ]; }
 
 browser_url() {
   case $1 in
@@ -109,7 +113,7 @@ start_hub() {
   pid=$!
   wait_for_answer "$url" "$pid" || outcome=$?
   if [ "$outcome" = 0 ]; then
-    printf '%s %s %s\n' "$pid" "$(started_at "$pid")" "$url" >"$HUB_RECORD"
+    printf '%s %s %s %s\n' "$pid" "$(started_at "$pid")" "$url" "$(lab_file_digest)" >"$HUB_RECORD"
     return 0
   fi
   tail -c +"$from" "$HUB_LOG" | last_words >&2

@@ -22,6 +22,7 @@ GPULAB_LOCKED=1 scripts/setup.sh
 say
 if hub_pid >/dev/null; then
   say "The lab runs at ${BOLD}$(hub_url)${OFF} (nothing was changed)."
+  ! lab_file_changed || say "lab.yaml has changed since the hub started: 'make restart' puts it into force; running labs go on."
   say "A new login token for the admin:  .venv/bin/gpulab token admin --admin --one-time"
   exit 0
 fi
