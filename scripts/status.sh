@@ -22,5 +22,5 @@ else
 fi
 if [ -n "$pid" ]; then
   say "gpus"
-  "$VENV/bin/gpulab" gpus | sed 's/^/    /'
+  "$VENV/bin/gpulab" gpus 2>&1 | sed 's/^/    /' || say "    (the hub does not say; see 'make logs')"
 fi
