@@ -87,7 +87,7 @@ def prepare_folders(config: LabConfig) -> None:
 def _gateway(config: LabConfig) -> str:
     # The hub must come up, and show its pages, also while the engine is away: the address is remembered.
     remembered = config.state / "state" / "gateway"
-    engine = Engine.connect()
+    engine = Engine()
     try:
         gateway = engine.ensure_network(config.network.name, config.name)
     except EngineUnknown:

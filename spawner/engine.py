@@ -8,6 +8,7 @@ other failure means *unknown*.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,38 +35,49 @@ _POOL = 128
 class Engine:
     """One engine. Methods are synchronous and may be called from several threads.
 
-    `client` is the connection for calls that may take long (create, stop); `_quick` answers or gives up within
-    `ANSWER_SECONDS`.
+    Args:
+        base_url: where the engine is; None means DOCKER_HOST, else the default socket.
+        call_seconds: time limit of calls that may take long (create, stop).
+        answer_seconds: time limit of questions.
     """
 
-    def __init__(self, client: docker.APIClient, quick: docker.APIClient) -> None:
-        self.client = client
-        self._quick = quick
-
-    @classmethod
-    def connect(
-        cls,
+    def __init__(
+        self,
         base_url: str | None = None,
         *,
         call_seconds: int = CALL_SECONDS,
         answer_seconds: int = ANSWER_SECONDS,
-    ) -> Engine:
-        """Prepare connections to the engine at `base_url`, else DOCKER_HOST, else the default socket.
+    ) -> None:
+        self._where: dict[str, Any] = {"base_url": base_url} if base_url else dict(kwargs_from_env())
+        self._seconds = {"call": call_seconds, "answer": answer_seconds}
+        self._clients: dict[str, docker.APIClient] = {}
+        self._lock = threading.Lock()
 
-        Makes no call: an engine that is down is found by the first method that needs it.
-        """
-        where: dict[str, Any] = {"base_url": base_url} if base_url else dict(kwargs_from_env())
+    @property
+    def client(self) -> docker.APIClient:
+        """The connection for calls that may take long."""
+        return self._connected("call")
 
-        # A fixed version, not "auto": that would ask the engine here. 1.41 is Debian 12's engine.
-        def client(seconds: int) -> docker.APIClient:
-            return docker.APIClient(version="1.41", timeout=seconds, max_pool_size=_POOL, **where)
+    @property
+    def _quick(self) -> docker.APIClient:
+        return self._connected("answer")
 
-        return cls(client(call_seconds), client(answer_seconds))
+    def _connected(self, kind: str) -> docker.APIClient:
+        # Connected on first use, not before: the library asks the engine for its API version then, and an engine that is down
+        # must be an answer of the call that needs it and not the end of the hub.
+        with self._lock:
+            if kind not in self._clients:
+                self._clients[kind] = docker.APIClient(
+                    version="auto", timeout=self._seconds[kind], max_pool_size=_POOL, **self._where
+                )
+            return self._clients[kind]
 
     def close(self) -> None:
         """Close all connections."""
-        self.client.close()
-        self._quick.close()
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
 
     def facts(self) -> EngineFacts:
         """What the engine says about itself and its host.

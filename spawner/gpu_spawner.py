@@ -18,6 +18,7 @@ from traitlets import Unicode, default
 from spawner import container, options, placement, policy, present, probe, profiles, settlement, volumes
 from spawner.errors import EngineError, LabError, NoGpuFree
 from spawner.model import ContainerSpec, GpuRequest, Holder, Lease, Presence
+from spawner.pages.views import LabView
 from spawner.runtime import Lab, open_lab
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class GpuSpawner(DockerSpawner):
         self._spec: ContainerSpec | None = None
         self._events: list[dict[str, Any]] = []
         self._news = asyncio.Event()
+        self._view: LabView | None = None
 
     # --- the parts --------------------------------------------------------
 
@@ -78,6 +80,18 @@ class GpuSpawner(DockerSpawner):
     def template_namespace(self) -> dict[str, str]:
         """DockerSpawner's templates are not used; an empty namespace keeps a stray one verbatim."""
         return {}
+
+    @property
+    def lab_view(self) -> LabView | None:
+        """The running lab as the home page shows it; None when there is none or it cannot be told."""
+        if self._view is None and self.lease_id:
+            try:
+                leases = [lease for lease in self.lab.ledger.active() if lease.id == self.lease_id]
+                if leases:
+                    self._view = present.lab_view(leases[0], self.lab.inventory.gpus(), self.lab.config)
+            except LabError as error:
+                self.log.warning("%s cannot be shown: %s", self._log_name, error)
+        return self._view
 
     # --- what was asked ---------------------------------------------------
 
@@ -275,5 +289,6 @@ class GpuSpawner(DockerSpawner):
     def clear_state(self) -> None:
         """Forget the lab; the ledger does not."""
         super().clear_state()
+        self._view = None
         self.lease_id = ""
         self.object_id = ""

@@ -7,7 +7,7 @@ a GPU from a container; only the container's end does, which is why `release` is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -183,6 +183,14 @@ class Ledger:
     def active_of(self, holder: Holder) -> tuple[Lease, ...]:
         """The holder's leases that are not released, oldest first."""
         return tuple(lease for lease in self.active() if lease.holder == holder)
+
+    def released(self, lease_ids: Iterable[str]) -> frozenset[str]:
+        """Those of the given leases that are known and released; an unknown id is not among them."""
+        with self._transaction(write=False) as connection:
+            found = connection.execute(
+                sa.select(_leases.c.id).where(_leases.c.id.in_(list(lease_ids)), _leases.c.state == LeaseState.RELEASED.value)
+            )
+            return frozenset(found.scalars())
 
     def _change(self, lease_id: str, states: tuple[LeaseState, ...], **values: Any) -> bool:
         with self._transaction() as connection:

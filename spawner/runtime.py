@@ -54,4 +54,4 @@ def open_lab(file: str) -> Lab:
         LabError: lab.yaml is not valid, or the ledger cannot be opened, or the driver is broken.
     """
     config = labfile.load(file)
-    return Lab(config, Ledger.open(config.ledger_url), Engine.connect(), detect(config))
+    return Lab(config, Ledger.open(config.ledger_url), Engine(), detect(config))

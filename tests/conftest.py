@@ -39,7 +39,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    found = Engine.connect()
+    found = Engine()
     try:
         found.facts()
     except EngineError as error:

@@ -13,7 +13,6 @@ import uuid
 from typing import Any
 
 from jupyterhub import orm
-from sqlalchemy import delete
 
 from spawner.auth import DAY, SESSION_DAYS
 from spawner.auth.rules import FULL, HUB_CLIENT, ONE_TIME_PREFIX, SESSION_ID, TokenFacts, belongs_to_lab
@@ -62,11 +61,9 @@ def open_session(db: Any, token: Any, *, one_time: bool) -> tuple[str, int] | No
     seconds = SESSION_SECONDS
     if one_time:
         # The database counts: whoever deletes the row has spent it.
-        spent = db.execute(delete(orm.APIToken).where(orm.APIToken.id == token.id))
-        if spent.rowcount != 1:
+        if db.query(orm.APIToken).filter_by(id=token.id).delete() != 1:
             db.rollback()
             return None
-        db.expunge(token)
         parent = "Browser session, opened with a one-time token"
     elif token.expires_at is not None:
         seconds = max(1, min(seconds, int(token.expires_in)))

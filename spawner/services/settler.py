@@ -21,13 +21,29 @@ log = logging.getLogger("gpulab.settler")
 
 
 def settle_once(lab: Lab) -> None:
-    """Settle every active lease once; errors are logged and the leases kept."""
+    """Settle every active lease once, and end strays; errors are logged and the leases kept."""
     try:
         leases = lab.ledger.active()
     except LabError as error:
         log.warning("the ledger does not answer: %s", error)
         return
     settle_all(leases, lab.ledger, lab.engine, lab.clock, lab.patience)
+    try:
+        end_strays(lab)
+    except LabError as error:
+        log.warning("strays not ended yet: %s", error)
+
+
+def end_strays(lab: Lab) -> None:
+    """Remove containers whose lease is released already: they would sit on GPUs that belong to others by now.
+
+    The engine is listed before the ledger is asked, so a start that happens meanwhile is never taken for a stray. A
+    container whose lease the ledger does not know at all is left alone: the ledger may be the one that is wrong.
+    """
+    present = lab.engine.leases_present(lab.config.name)
+    for lease_id in lab.ledger.released(present):
+        log.warning("removing a container that outlived its lease %s", lease_id)
+        lab.engine.remove(lease_id)
 
 
 def run(lab: Lab, stopped: threading.Event, parent: int, period: float = PERIOD_SECONDS) -> None:

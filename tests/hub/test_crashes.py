@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from spawner.container import LABEL_LAB, LABEL_LEASE
 from spawner.model import LeaseState, Presence
 from tests.support.hub import HubProcess
 
@@ -137,3 +138,17 @@ def test_stop_while_starting_leaves_nothing(lab: HubProcess):
 
     lab.wait_for(gone, 60, "everything of the stopped start to be gone")
     lab.assert_agreement()
+
+
+def test_container_that_outlived_its_lease_is_ended_and_an_unknown_one_is_not(lab: HubProcess):
+    token = lab.token("ana")
+    lab.start_lab("ana", token, "gpu-1")
+    (lease,) = lab.leases()
+    lab.stop_lab("ana", token)
+    client = lab.engine.client
+    for lease_id in (lease.id, "f" * 32):
+        labels = {LABEL_LAB: lab.files.name, LABEL_LEASE: lease_id}
+        made = client.create_container(lab.config.image, ["sleep", "600"], labels=labels)
+        client.start(made["Id"])
+    lab.wait_for(lambda: lab.engine.presence(lease.id) is Presence.ABSENT, 30, "the stray to be ended")
+    assert lab.engine.presence("f" * 32) is Presence.RUNNING

@@ -102,6 +102,13 @@ def test_a_start_that_was_given_up_cannot_bind(ledger: Ledger):
     assert ledger.active()[0].state is LeaseState.DRAINING
 
 
+def test_released_is_said_of_known_leases_only(ledger: Ledger):
+    acquire(ledger, "a")
+    acquire(ledger, "b")
+    ledger.release("b", T0, "gone")
+    assert ledger.released(["a", "b", "never-seen"]) == {"b"}
+
+
 def test_only_the_holders_leases(ledger: Ledger):
     acquire(ledger, "a")
     acquire(ledger, "b", holder="bo")

@@ -6,7 +6,6 @@
   const at = (id) => document.getElementById(id);
   const began = Date.now() - 1000 * page.dataset.elapsed;
   let over = false;
-  let cancelling = false;
 
   function clock() {
     const seconds = Math.max(0, Math.round((Date.now() - began) / 1000));
@@ -28,7 +27,6 @@
     over = true;
     clearInterval(ticking);
     const cancelled = /^Spawn cancelled/.test(event.message || "");
-    if (cancelled && cancelling) return;
     const place = at("failure-message");
     if (event.html_message) {
       // Drawn by the hub's own templates; the page's Content-Security-Policy allows no script in it.
@@ -51,6 +49,7 @@
   // The hub tells everything from the beginning whenever the stream is taken up again.
   stream.onopen = () => at("progress-log").replaceChildren();
   stream.onmessage = (message) => {
+    if (over) return;
     const event = JSON.parse(message.data);
     if (event.failed) {
       stream.close();
@@ -68,7 +67,7 @@
     }
   };
   stream.onerror = () => {
-    if (over || cancelling) return;
+    if (over) return;
     at("progress-message").textContent = "Connecting to the hub again …";
     // A refused stream is not taken up again by the browser; the hub knows which page is right now.
     if (stream.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 3000);
@@ -77,17 +76,17 @@
   at("stop-server-btn").addEventListener("click", async () => {
     const button = at("stop-server-btn");
     const status = at("stop-server-status");
-    cancelling = true;
     button.disabled = true;
     status.textContent = "Cancelling …";
+    // The hub may call a lab that is being taken down "ready" for a moment; nothing must follow from that.
+    over = true;
+    stream.close();
     try {
       await window.gpulab.api("DELETE", window.gpulab.serverPath(user, server));
-      stream.close();
       location.assign(formUrl);
     } catch (error) {
-      cancelling = false;
-      button.disabled = false;
       status.textContent = error.message;
+      setTimeout(() => location.reload(), 5000);
     }
   });
   window._jupyterhub_page_loaded = true;
