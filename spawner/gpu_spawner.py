@@ -16,7 +16,7 @@ from jupyterhub.spawner import SpawnException
 from traitlets import Unicode, default
 
 from spawner import container, options, placement, policy, present, probe, profiles, settlement, volumes
-from spawner.errors import EngineError, LabError, NoGpuFree
+from spawner.errors import EngineError, LabError, NoGpuFree, RequestError
 from spawner.model import ContainerSpec, GpuRequest, Holder, Lease, Presence
 from spawner.pages.views import LabView
 from spawner.runtime import Lab, open_lab
@@ -103,6 +103,15 @@ class GpuSpawner(DockerSpawner):
     @default("options_from_form")
     def _options_from_form_default(self) -> Callable[..., dict[str, Any]]:
         return options.from_form
+
+    def options_from_query(self, query_data: object) -> dict[str, Any]:
+        """Refuse to start from an address alone: a link in a mail could otherwise take a GPU in its reader's name.
+
+        Raises:
+            SpawnException: always; the form is shown below it.
+        """
+        error = RequestError("A link cannot start a lab.", "Choose a profile below.")
+        raise _as_exception(error, error.message, present.error_html(error))
 
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Callable[..., None]:
@@ -208,11 +217,7 @@ class GpuSpawner(DockerSpawner):
         if isinstance(error, NoGpuFree) and isinstance(self._asked, GpuRequest):
             data = await self._in_lane(present.gather, self.lab)
             text, html = present.no_gpu_free(error, self._asked, data, self.holder, self.lab.config)
-        refusal = SpawnException(text, reason=error.reason, message_html=html, status_code=error.status_code)
-        # JupyterHub's form page reads these two names, its error page the constructor's.
-        refusal.jupyterhub_message = text
-        refusal.jupyterhub_html_message = html
-        return refusal
+        return _as_exception(error, text, html)
 
     # --- progress ---------------------------------------------------------
 
@@ -292,3 +297,11 @@ class GpuSpawner(DockerSpawner):
         self._view = None
         self.lease_id = ""
         self.object_id = ""
+
+
+def _as_exception(error: LabError, text: str, html: str) -> SpawnException:
+    refusal = SpawnException(text, reason=error.reason, message_html=html, status_code=error.status_code)
+    # JupyterHub's form page reads these two names, its error page the constructor's.
+    refusal.jupyterhub_message = text
+    refusal.jupyterhub_html_message = html
+    return refusal
