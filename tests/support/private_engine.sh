@@ -1,0 +1,39 @@
+#!/bin/sh
+# Owns entering the root of a private Docker engine and running dockerd there. Runs as the first process of its own mount,
+# network, IPC and process namespaces, so that nothing of it can outlive it or reach the host's engine.
+#
+# ROOT  folder with the programs, never written to
+# WORK  folder of this engine: daemon.json, extra/ (laid over the root), shared/ (seen under the same path inside),
+#       socket/ and data/ (of dockerd), new/ and scratch/ (mount points)
+set -eu
+
+new=$WORK/new
+# The upper layer lies on a file system of its own: ROOT may be /, which contains WORK.
+mount -t tmpfs -o mode=0755 tmpfs "$WORK/scratch"
+mkdir "$WORK/scratch/upper" "$WORK/scratch/work"
+mount -t overlay -o "lowerdir=$ROOT,upperdir=$WORK/scratch/upper,workdir=$WORK/scratch/work" overlay "$new"
+
+mount -t proc proc "$new/proc"
+# A new sysfs shows the interfaces of this network namespace; the host's would show the host's.
+mount -t sysfs sysfs "$new/sys"
+mount --rbind /sys/fs/cgroup "$new/sys/fs/cgroup"
+mount --rbind /dev "$new/dev"
+mount -t tmpfs tmpfs "$new/run"
+mount -t tmpfs -o mode=1777 tmpfs "$new/tmp"
+mkdir -p "$new$WORK/shared" "$new/run/engine" "$new/var/lib/docker" "$new/etc/docker"
+mount --bind "$WORK/shared" "$new$WORK/shared"
+mount --bind "$WORK/socket" "$new/run/engine"
+mount --bind "$WORK/data" "$new/var/lib/docker"
+cp "$WORK/daemon.json" "$new/etc/docker/daemon.json"
+cp -a "$WORK/extra/." "$new/"
+ip link set lo up
+
+cd "$new"
+mkdir -p old
+pivot_root . old
+umount -l /old
+
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+dockerd -H unix:///run/engine/docker.sock --pidfile /run/engine.pid </dev/null &
+# The shell stays the first process, because dockerd would not reap the orphans that come to it.
+wait
