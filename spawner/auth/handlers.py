@@ -78,8 +78,8 @@ class SignInHandler(APIHandler):
     async def post(self, name: str) -> None:
         """Hand out a token; makes the person first where there is none of that name."""
         wish = self._wish()
-        name = self.authenticator.normalize_username(name)
-        if not self.authenticator.validate_username(name):
+        # Before it is made lower case, which turns some letters of other scripts into plain ones.
+        if not name.isascii() or not self.authenticator.validate_username(name := self.authenticator.normalize_username(name)):
             raise web.HTTPError(400, NAME_RULE)
         made = self.find_user(name) is None
         user = self.user_from_username(name)

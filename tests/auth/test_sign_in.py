@@ -398,6 +398,7 @@ def test_names_are_lower_case(hub: AuthHub, browser: Browser, name: str) -> None
         pytest.param("a%00b", id="NUL"),
         pytest.param("%C3%BC", id="umlaut"),
         pytest.param("%F0%9F%94%91", id="emoji"),
+        pytest.param("%E2%84%AA", id="Kelvin sign, a k in lower case"),
         pytest.param("a%20b", id="blank"),
         pytest.param("-rf", id="looks like an option"),
         pytest.param("a" * 65, id="too long"),

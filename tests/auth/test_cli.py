@@ -1,0 +1,439 @@
+"""The command line: what it prints, what it refuses, and that it never shows a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spawner import cli
+from spawner.auth import MAX_TOKEN_SECONDS
+from spawner.commands import gpus
+from spawner.commands.token import parse_duration, parse_name
+from spawner.errors import LabError, RequestError
+from spawner.hub_api import HubApi
+from spawner.ledger import Ledger
+from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
+from tests.auth.conftest import AuthHub, Browser
+from tests.support.hub import REPO, free_ports
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def gpulab(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `gpulab` in this process; exit code, standard output, standard error."""
+
+    def run(*argv: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+        code = cli.main(argv, env or {})
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def lab_file(tmp_path: Path) -> Path:
+    file = tmp_path / "lab.yaml"
+    lab = yaml.safe_load((REPO / "lab.yaml").read_text())
+    lab["gpus"]["source"] = "simulated"
+    file.write_text(yaml.safe_dump(lab))
+    return file
+
+
+def pretend_hub(lab_file: Path, url: str, token: str = "t" * 32) -> None:
+    """Leave the files that a hub leaves."""
+    for folder, name, text in (("state", "hub.url", url), ("secrets", "cli_token", token)):
+        path = lab_file.parent / ".lab" / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+
+
+# --- token ----
+
+
+def test_token_prints_the_token_alone_and_it_signs_in(hub: AuthHub, gpulab: Run, browser: Browser, name: str) -> None:
+    code, out, err = gpulab("--config", str(hub.folder / "lab.yaml"), "token", name)
+    assert code == 0
+    token = out.removesuffix("\n")
+    assert out == f"{token}\n"
+    assert token.isalnum()
+    assert f"{name} is an engineer, new here." in err
+    assert "30 days" in err
+    assert token not in err
+    browser.login(token)
+    assert browser.signed_in
+
+
+def test_token_takes_the_path_of_lab_yaml_from_the_environment(hub: AuthHub, gpulab: Run, name: str) -> None:
+    code, out, _ = gpulab("token", name, env={"GPULAB_CONFIG": str(hub.folder / "lab.yaml")})
+    assert code == 0
+    assert hub.api("GET", "/user", out.strip()).json()["name"] == name
+
+
+def test_token_makes_an_admin(hub: AuthHub, gpulab: Run, name: str) -> None:
+    _, out, err = gpulab("--config", str(hub.folder / "lab.yaml"), "token", name, "--admin")
+    assert "is an admin" in err
+    assert hub.api("GET", "/user", out.strip()).json()["admin"] is True
+
+
+def test_token_one_time(hub: AuthHub, gpulab: Run, new_browser: Callable[[], Browser], name: str) -> None:
+    _, out, err = gpulab("--config", str(hub.folder / "lab.yaml"), "token", name, "--one-time")
+    assert "one login" in err
+    assert "1 day " in err
+    first, second = new_browser(), new_browser()
+    first.login(out.strip())
+    second.login(out.strip())
+    assert (first.signed_in, second.signed_in) == (True, False)
+
+
+def test_token_expires_when_asked(hub: AuthHub, gpulab: Run, name: str) -> None:
+    _, out, err = gpulab("--config", str(hub.folder / "lab.yaml"), "token", name, "--expires", "90m")
+    assert "90 minutes" in err
+    rows = hub.api("GET", f"/users/{name}/tokens", out.strip()).json()["api_tokens"]
+    ends = datetime.fromisoformat(rows[0]["expires_at"].replace("Z", "+00:00"))
+    assert abs((ends - datetime.now(timezone.utc)).total_seconds() - 5400) < 60
+
+
+def test_token_revoke_ends_tokens_and_sessions_and_may_be_repeated(
+    hub: AuthHub, gpulab: Run, browser: Browser, name: str
+) -> None:
+    config = ("--config", str(hub.folder / "lab.yaml"))
+    _, token, _ = gpulab(*config, "token", name)
+    browser.login(token.strip())
+    code, out, err = gpulab(*config, "token", "--revoke", name)
+    assert (code, out) == (0, "")
+    assert f"Took 2 tokens and browser sessions of {name} away." in err
+    assert not browser.signed_in
+    assert gpulab(*config, "token", "--revoke", name)[0] == 0
+
+
+def test_token_revoke_of_a_stranger_says_so(hub: AuthHub, gpulab: Run, name: str) -> None:
+    code, _, err = gpulab("--config", str(hub.folder / "lab.yaml"), "token", "--revoke", name)
+    assert code == 1
+    assert "There is no person of that name." in err
+
+
+def test_names_are_made_lower_case(hub: AuthHub, gpulab: Run, name: str) -> None:
+    _, out, _ = gpulab("--config", str(hub.folder / "lab.yaml"), "token", name.upper())
+    assert hub.api("GET", "/user", out.strip()).json()["name"] == name
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("..", id="parent folder"),
+        pytest.param("../etc", id="path"),
+        pytest.param("a/b", id="slash"),
+        pytest.param("a\\b", id="backslash"),
+        pytest.param("a b", id="blank"),
+        pytest.param("a\n", id="line end"),
+        pytest.param("a\0b", id="NUL"),
+        pytest.param("müller", id="umlaut"),
+        pytest.param("🔑", id="emoji"),
+        pytest.param("\u212a", id="Kelvin sign, a k in lower case"),
+        pytest.param("ａｌｉｃｅ", id="wide letters"),
+        pytest.param("\u202egpj.exe", id="right-to-left override"),
+        pytest.param("a" * 65, id="too long"),
+        pytest.param("a" * 1_000_000, id="1 MB"),
+        pytest.param("a%2fb", id="percent"),
+        pytest.param(".hidden", id="begins with a dot"),
+        pytest.param("a.", id="ends with a dot"),
+    ],
+)
+def test_bad_names_are_refused_with_the_rule_and_without_a_hub(gpulab: Run, lab_file: Path, bad: str) -> None:
+    code, out, err = gpulab("--config", str(lab_file), "token", "--", bad)
+    assert (code, out) == (1, "")
+    assert "1 to 64 of the characters" in err
+    assert len(err) < 400
+    assert err.isascii()
+
+
+@pytest.mark.parametrize("good", ["a", "alice", "alice.smith", "a-b_c", "alice@example.com", "a+b", "0", "a" * 64])
+def test_good_names_pass(good: str) -> None:
+    assert parse_name(good) == good
+
+
+@given(st.text(max_size=80))
+def test_parse_name_gives_a_plain_name_or_a_refusal(text: str) -> None:
+    try:
+        name = parse_name(text)
+    except RequestError as error:
+        assert error.what_to_do
+    else:
+        assert name.isascii()
+        assert name == name.strip().lower()
+        assert "/" not in name
+        assert set(name) != {"."}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("45s", 45), ("90m", 5400), ("12h", 43_200), ("30d", 2_592_000), ("2w", 1_209_600), ("366d", MAX_TOKEN_SECONDS)],
+)
+def test_durations(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "30", "d", "-1d", "1.5d", "1 d", "0s", "367d", "999999999w", "1y", "١d", "30d ", "9" * 500 + "s"]
+)
+def test_bad_durations_are_refused_with_the_rule(gpulab: Run, lab_file: Path, text: str) -> None:
+    code, out, err = gpulab("--config", str(lab_file), "token", "alice", f"--expires={text}")
+    assert (code, out) == (1, "")
+    assert "such as 12h or 30d" in err or "A token lives from 1s to 366d" in err
+
+
+@pytest.mark.parametrize("more", [["--admin"], ["--one-time"], ["--expires", "1d"]])
+def test_revoke_goes_alone(gpulab: Run, lab_file: Path, more: list[str]) -> None:
+    code, _, err = gpulab("--config", str(lab_file), "token", "--revoke", "alice", *more)
+    assert code == 1
+    assert "--revoke only takes away" in err
+
+
+# --- the hub does not do as asked ----
+
+
+def test_no_hub_was_ever_started(gpulab: Run, lab_file: Path) -> None:
+    code, _, err = gpulab("--config", str(lab_file), "token", "alice")
+    assert code == 1
+    assert "No hub has been started here yet" in err
+    assert "make up" in err
+
+
+def test_the_hub_is_down(gpulab: Run, lab_file: Path) -> None:
+    url = f"http://127.0.0.1:{free_ports()}"
+    pretend_hub(lab_file, url)
+    code, _, err = gpulab("--config", str(lab_file), "token", "alice")
+    assert (code, err) == (1, f"gpulab: The hub does not answer at {url}. Start it with: make up\n")
+
+
+def test_another_hub_answers(hub: AuthHub, gpulab: Run, lab_file: Path) -> None:
+    pretend_hub(lab_file, hub.url)
+    code, _, err = gpulab("--config", str(lab_file), "token", "alice")
+    assert code == 1
+    assert "does not know this lab's command line" in err
+    assert "make restart" in err
+
+
+def test_something_else_answers(gpulab: Run, lab_file: Path, httpserver_url: str) -> None:
+    pretend_hub(lab_file, httpserver_url)
+    code, _, err = gpulab("--config", str(lab_file), "token", "alice")
+    assert code == 1
+    assert "is not this lab's hub" in err
+
+
+@pytest.fixture
+def httpserver_url(tmp_path: Path) -> Any:
+    port = free_ports()
+    served = tmp_path / "served"
+    served.mkdir()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(served)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={"PYTHONUNBUFFERED": "1"})
+    assert server.stdout is not None
+    server.stdout.readline()
+    yield f"http://127.0.0.1:{port}"
+    server.kill()
+    server.wait(timeout=10)
+    server.stdout.close()
+
+
+def test_a_hub_that_stalls_is_given_up(silent_port: int) -> None:
+    hub = HubApi(f"http://127.0.0.1:{silent_port}", "t", seconds=0.2)
+    with pytest.raises(LabError, match=r"did not answer within 0\.2 s"):
+        hub.revoke("alice")
+    assert hub.answers_as_ours() is False
+    hub.close()
+
+
+@pytest.fixture
+def silent_port() -> Any:
+    import socket
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(5)
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("not a url", id="no URL"),
+        pytest.param("http://[::1", id="half an address"),
+        pytest.param("http://" + "a" * 300, id="a label too long"),
+        pytest.param("http://127.0.0.1:99999", id="no port"),
+        pytest.param("ftp://127.0.0.1", id="another scheme"),
+        pytest.param("", id="empty"),
+    ],
+)
+def test_a_damaged_address_file_is_a_sentence(gpulab: Run, lab_file: Path, url: str) -> None:
+    pretend_hub(lab_file, url)
+    code, _, err = gpulab("--config", str(lab_file), "token", "alice")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "This should not have happened" not in err
+
+
+def test_a_token_file_of_bytes_is_a_sentence(gpulab: Run, lab_file: Path) -> None:
+    pretend_hub(lab_file, "http://127.0.0.1:1")
+    (lab_file.parent / ".lab" / "secrets" / "cli_token").write_bytes(b"\xff\xfe\0")
+    code, _, err = gpulab("--config", str(lab_file), "token", "alice")
+    assert code == 1
+    assert "cannot be read" in err
+
+
+# --- gpus ----
+
+GPU_1 = Gpu("GPU-00000000-0000-4000-8000-000000000001", "node", 0, "L4", 24 * 1024)
+GPU_2 = Gpu("GPU-00000000-0000-4000-8000-000000000002", "node", 1, "Simulated", 0, simulated=True)
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+
+
+def lease(state: LeaseState, *uuids: str) -> Lease:
+    return Lease("1" * 32, Holder("alice", "train"), "gpu-1", uuids, state, NOW)
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [(LeaseState.STARTING, "starting"), (LeaseState.BOUND, "leased"), (LeaseState.DRAINING, "draining")],
+)
+def test_gpus_says_who_holds_what(state: LeaseState, word: str) -> None:
+    rows = gpus.table([GPU_2, GPU_1], [lease(state, GPU_1.uuid)])
+    assert [(row.uuid, row.state, row.holder) for row in rows] == [(GPU_1.uuid, word, "alice/train"), (GPU_2.uuid, "free", "")]
+    assert rows[0].since == "2026-01-02T03:04:05+00:00"
+
+
+def test_gpus_shows_a_leased_gpu_that_is_gone() -> None:
+    rows = gpus.table([GPU_2], [lease(LeaseState.BOUND, GPU_1.uuid)])
+    assert [(row.uuid, row.state, row.holder) for row in rows] == [
+        (GPU_2.uuid, "free", ""),
+        (GPU_1.uuid, "missing", "alice/train"),
+    ]
+
+
+def test_gpus_marks_simulated_ones(gpulab: Run, lab_file: Path) -> None:
+    code, out, _ = gpulab("--config", str(lab_file), "gpus")
+    assert code == 0
+    lines = out.splitlines()
+    assert len(lines) == 3
+    assert all("free (simulated)" in line for line in lines[1:])
+
+
+def test_gpus_json(gpulab: Run, lab_file: Path) -> None:
+    ledger = Ledger.open(f"sqlite:///{lab_file.parent / '.lab' / 'state' / 'ledger.sqlite'}")
+    uuid = yaml.safe_load(lab_file.read_text())["gpus"]["simulated"][1]["uuid"]
+    ledger.acquire(
+        GpuRequest("gpu-1", 1),
+        Holder("bob"),
+        [],
+        lease_id="2" * 32,
+        now=NOW,
+        admit=lambda *_: None,
+        choose=lambda *_: (uuid,),
+    )
+    ledger.close()
+    code, out, _ = gpulab("--config", str(lab_file), "gpus", "--json")
+    assert code == 0
+    rows = json.loads(out)["gpus"]
+    assert [(row["state"], row["holder"], row["simulated"]) for row in rows] == [
+        ("free", "", True),
+        ("starting", "bob", True),
+    ]
+    assert {"uuid", "node", "model", "memory_mib", "state", "holder", "simulated"} <= set(rows[0])
+
+
+def test_gpus_makes_no_ledger(gpulab: Run, lab_file: Path) -> None:
+    assert gpulab("--config", str(lab_file), "gpus")[0] == 0
+    assert not (lab_file.parent / ".lab").exists()
+
+
+def test_gpus_of_a_broken_ledger_is_a_sentence(gpulab: Run, lab_file: Path) -> None:
+    file = lab_file.parent / ".lab" / "state" / "ledger.sqlite"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"no database " * 1000)
+    code, out, err = gpulab("--config", str(lab_file), "gpus")
+    assert (code, out) == (1, "")
+    assert "ledger" in err
+
+
+# --- config check, and the command line as such ----
+
+
+def test_config_check_of_the_shipped_file(gpulab: Run) -> None:
+    code, out, _ = gpulab("--config", str(REPO / "lab.yaml"), "config", "check")
+    assert code == 0
+    assert "is right" in out
+
+
+def test_config_check_names_file_line_and_neighbour(gpulab: Run, lab_file: Path) -> None:
+    lab_file.write_text(lab_file.read_text().replace("profiles:", "profile:"))
+    code, out, err = gpulab("--config", str(lab_file), "config", "check")
+    assert (code, out) == (1, "")
+    assert f"{lab_file}:" in err
+    assert "Did you mean 'profiles'?" in err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param(["frobnicate"], id="an unknown command"),
+        pytest.param(["token"], id="no name"),
+        pytest.param(["token", "a", "--adm"], id="an option cut short"),
+        pytest.param(["gpus", "--yaml"], id="an unknown option"),
+        pytest.param(["config"], id="half a command"),
+        pytest.param(["data"], id="half of another"),
+    ],
+)
+def test_words_that_are_not_understood_end_with_2_and_the_usage(gpulab: Run, argv: list[str]) -> None:
+    code, out, err = gpulab(*argv)
+    assert (code, out) == (2, "")
+    assert "usage: gpulab" in err
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["token", "--help"], ["--version"], ["data", "get", "--help"]])
+def test_help_ends_with_0(gpulab: Run, argv: list[str]) -> None:
+    assert gpulab(*argv)[0] == 0
+
+
+def test_a_missing_lab_yaml_is_a_sentence(gpulab: Run, tmp_path: Path) -> None:
+    for command in (["token", "a"], ["gpus"], ["config", "check"]):
+        code, _, err = gpulab("--config", str(tmp_path / "nope.yaml"), *command)
+        assert code == 1
+        assert "cannot be read" in err
+
+
+def test_what_nobody_foresaw_is_a_sentence(gpulab: Run, monkeypatch: pytest.MonkeyPatch, lab_file: Path) -> None:
+    monkeypatch.setattr(gpus, "table", lambda *_: 1 / 0)
+    code, _, err = gpulab("--config", str(lab_file), "gpus")
+    assert code == 1
+    assert "This should not have happened (ZeroDivisionError: division by zero)" in err
+
+
+def test_interrupt_ends_with_130(gpulab: Run, monkeypatch: pytest.MonkeyPatch, lab_file: Path) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpus, "table", interrupted)
+    assert gpulab("--config", str(lab_file), "gpus")[0] == 130
+
+
+def test_as_a_process_into_a_closed_pipe_and_a_plain_terminal(lab_file: Path) -> None:
+    program = [sys.executable, "-c", "from spawner.cli import entry_point; raise SystemExit(entry_point())"]
+    env = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(REPO)}
+    command = " ".join(f"'{word}'" for word in [*program, "--config", str(lab_file), "gpus"])
+    shell = ["bash", "-c", f"set -o pipefail; {command} | true"]
+    done = subprocess.run(shell, env={**env, "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
