@@ -378,6 +378,16 @@ def ensure_environment(client: Any, kind: str) -> str:
     return tag
 
 
+def drop_superseded(client: Any, kind: str, environment: str) -> None:
+    """Gives the disk back that older images took; one that a running lab still uses stays until it ends."""
+    client.images.prune(filters={"dangling": True, "label": "io.gpulab.revision"})
+    for image in client.images.list("gpulab/environment"):
+        for tag in image.tags:
+            if tag.startswith(f"gpulab/environment:{kind}-") and tag != environment:
+                with contextlib.suppress(APIError):
+                    client.images.remove(tag)
+
+
 def ensure() -> None:
     """The lab image, current and tagged."""
     client, kind = engine(), variant()
@@ -390,6 +400,8 @@ def ensure() -> None:
         with timed(f"building {tag}"):
             arguments = {"ENVIRONMENT": environment, "VARIANT": kind, "REVISION": wanted}
             build(client, lab_files(), tag, arguments)
+        client.images.get(tag).tag(REPOSITORY, "latest")
+        drop_superseded(client, kind, environment)
         say(f"{tag} has revision {wanted}")
     client.images.get(tag).tag(REPOSITORY, "latest")
 
