@@ -62,16 +62,24 @@
     if (reload) setTimeout(() => location.reload(), 1000 * reload.dataset.reloadSeconds);
   });
 
+  // A browser breaks off requests whenever a network of its computer changes, and on the lab's own server each lab that
+  // starts is such a change. What the pages ask for may be asked twice.
+  async function patiently(url, options, tries = 3) {
+    for (;;) {
+      try {
+        return await fetch(url, options);
+      } catch {
+        if (--tries === 0) throw new Error("The hub does not answer. Check your connection and try again.");
+        await new Promise((done) => setTimeout(done, 1000));
+      }
+    }
+  }
+
   // Calls the hub's REST API as the person who is logged in; throws an Error with the hub's sentence.
   window.gpulab = {
     async api(method, path, body) {
       const url = `${window.jhdata.base_url}api/${path.map(encodeURIComponent).join("/")}?_xsrf=${window.jhdata.xsrf_token}`;
-      let answer;
-      try {
-        answer = await fetch(url, { method, body: body && JSON.stringify(body), cache: "no-store" });
-      } catch {
-        throw new Error("The hub does not answer. Check your connection and try again.");
-      }
+      const answer = await patiently(url, { method, body: body && JSON.stringify(body), cache: "no-store" });
       const text = await answer.text();
       let data = null;
       try {

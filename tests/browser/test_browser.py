@@ -1,0 +1,202 @@
+"""The whole way of an engineer, in a real browser: log in, choose, wait, work, stop; and what happens when it goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Visitor
+from tests.browser.jupyterlab import SLOW, open_notebook, wait_until_ready
+from tests.support.hub import GPU_A, GPU_B, HubProcess
+
+Visitors = Callable[..., Visitor]
+NOTEBOOK = "notebooks/01_first_defect_model.ipynb"
+
+
+@pytest.fixture(autouse=True)
+def no_lab_left(module_lab: HubProcess) -> Iterator[None]:
+    """Every test finds and leaves a lab without leases."""
+    yield
+    for lease in module_lab.leases():
+        token = module_lab.token(lease.holder.user)
+        module_lab.stop_lab(lease.holder.user, token, lease.holder.server)
+
+
+def watch_start(page: Page) -> None:
+    """The progress page is up and has said something."""
+    page.wait_for_url("**/hub/spawn-pending/**")
+    page.locator("#progress-log li").first.wait_for(state="attached")
+
+
+def test_from_log_in_to_a_model_that_outlives_the_lab(module_lab: HubProcess, visitor: Visitors):
+    ana = visitor()
+    page = ana.page
+    token = module_lab.token("ana")
+    ana.open("/")
+    page.wait_for_url("**/hub/login**")
+    ana.shoot("login")
+    ana.log_in(token)
+
+    page.get_by_role("link", name="Start").click()
+    expect(page.get_by_text("2 of 2 GPUs free")).to_be_visible()
+    expect(page.locator(".lab-gpu").get_by_text("simulated")).to_have_count(2)
+    ana.shoot("profiles", full_page=True)
+
+    page.get_by_label("1 GPU", exact=True).check()
+    page.get_by_role("button", name="Start", exact=True).click()
+    watch_start(page)
+    page.evaluate("document.getElementById('progress-details')?.setAttribute('open', '')")
+    ana.shoot("progress")
+    wait_until_ready(page)
+
+    notebook = open_notebook(page, f"{module_lab.url}/user/ana", NOTEBOOK)
+    notebook.run_first_code_cell()
+    assert notebook.run('import os; print(os.environ["NVIDIA_VISIBLE_DEVICES"])') in (GPU_A, GPU_B)
+    saved = "from pathlib import Path; model = Path('/workspace/models/browser.bin')"
+    assert notebook.run(f"{saved}; print(model.write_bytes(b'weights'))") == "7"
+    ana.shoot("lab")
+
+    ana.open("/hub/home")
+    expect(page.locator(".lab-row").first).to_contain_text("GPU 0 (Simulated 24 GB, 24 GB)")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("link", name="Start")).to_be_visible(timeout=SLOW)
+
+    ana.start("cpu", "/hub/spawn/ana")
+    wait_until_ready(page)
+    notebook = open_notebook(page, f"{module_lab.url}/user/ana", NOTEBOOK)
+    assert notebook.run('import os; print(os.environ["NVIDIA_VISIBLE_DEVICES"])') == "void"
+    assert notebook.run(f"{saved}; print(model.read_bytes().decode())") == "weights"
+
+
+def test_no_gpu_free_says_who_holds_them_and_starts_without_one(module_lab: HubProcess, visitor: Visitors):
+    module_lab.start_lab("bo", module_lab.token("bo"), "gpu-2", "train")
+    ana = visitor()
+    page = ana.page
+    ana.log_in(module_lab.token("ana"))
+    ana.open("/hub/spawn/ana")
+    expect(page.get_by_text("0 of 2 GPUs free")).to_be_visible()
+    expect(page.get_by_text("Needs 1 GPU; none free right now.")).to_be_visible()
+
+    ana.expect_status(409)
+    ana.start("gpu-1", "/hub/spawn/ana")
+    refusal = page.get_by_role("alert")
+    expect(refusal).to_contain_text("You asked for 1 GPU; 0 of 2 are free.")
+    expect(refusal).to_contain_text("GPU 0 and GPU 1 are held by bo (lab “train”) since")
+    assert "_xsrf" not in page.url, "loading the page again would be taken for a start"
+    ana.shoot("no-gpu", full_page=True)
+    page.get_by_role("button", name="Start without a GPU").click()
+    wait_until_ready(page)
+    assert {lease.profile: lease.gpus for lease in module_lab.leases() if lease.holder.user == "ana"} == {"cpu": ()}
+
+
+def test_wrong_token_is_told_in_a_sentence(visitor: Visitors):
+    stranger = visitor()
+    page = stranger.page
+    stranger.expect_status(403)
+    stranger.open("/hub/login")
+    page.get_by_label("Access token").fill("not-a-token")
+    page.get_by_role("button", name="Log in").click()
+    error = page.get_by_role("alert")
+    expect(error).to_be_visible()
+    assert error.inner_text().strip().endswith("."), "a sentence"
+    expect(page.get_by_label("Access token")).to_have_value("")
+
+
+def test_token_can_be_shown_and_is_trimmed(module_lab: HubProcess, visitor: Visitors):
+    ana = visitor()
+    field = ana.page.get_by_label("Access token")
+    ana.open("/hub/login")
+    field.fill(f"  {module_lab.token('ana')}\t")
+    ana.page.get_by_role("button", name="Show").click()
+    expect(field).to_have_attribute("type", "text")
+    ana.page.keyboard.press("Enter")
+    ana.page.wait_for_url("**/hub/home")
+
+
+def test_profile_that_the_host_cannot_give_is_greyed_out_with_the_reason(module_lab: HubProcess, visitor: Visitors):
+    ana = visitor()
+    ana.log_in(module_lab.token("ana"))
+    ana.open("/hub/spawn/ana")
+    card = ana.page.locator(".lab-profile", has=ana.page.locator("input[value=reference]"))
+    # The published case asks for 8 CPUs and 32 GB; a host that has them shows it as any other profile.
+    capacity = module_lab.engine.facts().capacity
+    if capacity.cpus >= 8 and capacity.memory >= 32 << 30:
+        expect(card.locator("input")).to_be_enabled()
+    else:
+        expect(card.locator("input")).to_be_disabled()
+        expect(card).to_contain_text("Not available. The profile 'Reference' needs ")
+        expect(card).to_contain_text("(this host has ")
+
+
+def test_start_can_be_cancelled(module_lab: HubProcess, visitor: Visitors):
+    ana = visitor()
+    page = ana.page
+    ana.log_in(module_lab.token("ana"))
+    page.get_by_label("Its name").fill("try-1")
+    page.get_by_role("button", name="Choose a profile").click()
+    expect(page.get_by_role("heading", name="Start the lab “try-1”")).to_be_visible()
+    page.get_by_label("1 GPU", exact=True).check()
+    page.get_by_role("button", name="Start", exact=True).click()
+    # A lab whose processes stand still never answers: the start stays pending for as long as the test needs.
+    found = module_lab.wait_for(module_lab.containers, 30, "the container")
+    module_lab.engine.client.pause(found[0]["Id"])
+    watch_start(page)
+    page.get_by_role("button", name="Cancel the start").click()
+    page.wait_for_url("**/hub/spawn/ana/try-1", timeout=SLOW)
+    expect(page.get_by_text("2 of 2 GPUs free")).to_be_visible(timeout=SLOW)
+    assert not module_lab.leases()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_pages_fit_a_telephone(module_lab: HubProcess, visitor: Visitors, dark: bool):
+    ana = visitor(width=400, dark=dark)
+    ana.open("/hub/login")
+    assert_fits(ana.page)
+    ana.log_in(module_lab.token("ana"))
+    for path in ("/hub/home", "/hub/spawn/ana", "/hub/token"):
+        ana.open(path)
+        assert_fits(ana.page)
+    theme = ana.page.evaluate("getComputedStyle(document.body).colorScheme || document.documentElement.dataset.bsTheme")
+    assert ("dark" in theme) == dark
+
+
+def assert_fits(page: Page) -> None:
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, f"{page.url} is {wide} px wider than the window"
+
+
+def test_form_works_by_keyboard_alone(module_lab: HubProcess, visitor: Visitors):
+    ana = visitor()
+    ana.log_in(module_lab.token("ana"))
+    ana.open("/hub/spawn/ana")
+    ana.page.locator("input[name=profile]:checked").focus()
+    ana.page.keyboard.press("ArrowDown")
+    chosen = ana.page.locator("input[name=profile]:checked")
+    expect(chosen).to_be_focused()
+    assert chosen.get_attribute("value") != "cpu"
+    ana.page.keyboard.press("Tab")
+    expect(ana.page.get_by_role("button", name="Start", exact=True)).to_be_focused()
+
+
+def test_jupyterhubs_own_pages_run_under_the_lab_policy(module_lab: HubProcess, visitor: Visitors):
+    root = visitor()
+    root.log_in(module_lab.token("root", admin=True))
+    root.open("/hub/admin")
+    expect(root.page.locator("#react-admin-hook").get_by_text("root", exact=True).first).to_be_visible()
+    root.open("/hub/token")
+    root.page.get_by_role("button", name="Request new API token").click()
+    expect(root.page.locator("#token-result")).not_to_be_empty()
+
+
+@pytest.mark.parametrize("path", ["/hub/nowhere", "/hub/spawn/ana/Not_A_Name", "/hub/spawn/nobody"])
+def test_wrong_address_is_explained_without_a_traceback(module_lab: HubProcess, visitor: Visitors, path: str):
+    ana = visitor()
+    for status in (400, 404):
+        ana.expect_status(status)
+    ana.log_in(module_lab.token("ana"))
+    ana.open(path)
+    expect(ana.page.get_by_role("alert")).to_be_visible()
+    expect(ana.page.get_by_role("link", name="My labs").last).to_be_visible()
+    assert "Traceback" not in ana.page.content()
