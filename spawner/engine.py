@@ -16,18 +16,17 @@ from typing import Any
 import docker
 import docker.errors
 import requests
-from docker.types import Mount as DockerMount
 from docker.utils import kwargs_from_env
 
 from spawner.container import LABEL_LAB, LABEL_LEASE
 from spawner.errors import EngineError, EngineRefused, EngineUnknown
+from spawner.hostconfig import host_options, mount_options
 from spawner.model import ContainerSpec, EngineFacts, HostCapacity, Mount, Presence
 
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10
 CALL_SECONDS = 60
-_CPU_PERIOD = 100_000
 # Threads of many labs share one client; docker-py's default pool of 25 would queue them silently.
 _POOL = 128
 
@@ -51,7 +50,8 @@ class Engine:
         self._where: dict[str, Any] = {"base_url": base_url} if base_url else dict(kwargs_from_env())
         self._seconds = {"call": call_seconds, "answer": answer_seconds}
         self._clients: dict[str, docker.APIClient] = {}
-        self._lock = threading.Lock()
+        # One lock per connection: a slow connect of the patient one must not hold up the quick one.
+        self._locks = {"call": threading.Lock(), "answer": threading.Lock()}
 
     @property
     def client(self) -> docker.APIClient:
@@ -65,19 +65,19 @@ class Engine:
     def _connected(self, kind: str) -> docker.APIClient:
         # Connected on first use, not before: the library asks the engine for its API version then, and an engine that is down
         # must be an answer of the call that needs it and not the end of the hub.
-        with self._lock:
+        with self._locks[kind]:
             if kind not in self._clients:
-                self._clients[kind] = docker.APIClient(
-                    version="auto", timeout=self._seconds[kind], max_pool_size=_POOL, **self._where
-                )
+                client = docker.APIClient(version="auto", timeout=self._seconds["answer"], max_pool_size=_POOL, **self._where)
+                client.timeout = self._seconds[kind]
+                self._clients[kind] = client
             return self._clients[kind]
 
     def close(self) -> None:
         """Close all connections."""
-        with self._lock:
-            for client in self._clients.values():
-                client.close()
-            self._clients.clear()
+        for kind, lock in self._locks.items():
+            with lock:
+                if client := self._clients.pop(kind, None):
+                    client.close()
 
     def facts(self) -> EngineFacts:
         """What the engine says about itself and its host.
@@ -102,22 +102,20 @@ class Engine:
         except EngineError as error:
             log.warning("presence of lease %s is unknown: %s", lease_id, error)
             return Presence.UNKNOWN
-        if not found:
-            return Presence.ABSENT
-        states = {container.get("State", "") for container in found}
-        if states & {"running", "paused", "restarting"}:
-            return Presence.RUNNING
-        return Presence.CREATED if states == {"created"} else Presence.STOPPED
+        return _presence({container.get("State", "") for container in found})
 
-    def leases_present(self, lab: str) -> dict[str, str]:
-        """Lease id → container id of every container of this lab, in any state.
+    def survey(self, lab: str) -> dict[str, Presence]:
+        """Lease id → presence of every container of this lab, in one question.
 
         Raises:
             EngineUnknown: the engine does not answer.
         """
         with translated("list the lab's containers"):
             found = self._quick.containers(all=True, filters={"label": f"{LABEL_LAB}={lab}"})
-        return {c["Labels"].get(LABEL_LEASE, ""): c["Id"] for c in found}
+        states: dict[str, set[str]] = {}
+        for container in found:
+            states.setdefault(container["Labels"].get(LABEL_LEASE, ""), set()).add(container.get("State", ""))
+        return {lease_id: _presence(seen) for lease_id, seen in states.items()}
 
     def remove(self, lease_id: str, stop_seconds: int = 10) -> None:
         """Stop and remove the container of a lease. Idempotent; gone already is success.
@@ -147,6 +145,9 @@ class Engine:
             return "The lab ended."
         if state.get("OOMKilled"):
             return "The lab was stopped because it used more memory than its profile allows."
+        if state.get("ExitCode") == 137:
+            # Debian 12's engine sometimes loses the OOM mark; 137 is SIGKILL, which otherwise only an admin sends.
+            return "The lab was killed, most likely because it used more memory than its profile allows."
         if error := state.get("Error"):
             return f"The lab could not run: {str(error)[:200]}"
         return f"The lab ended with exit code {state.get('ExitCode', 'unknown')}."
@@ -243,7 +244,7 @@ class Engine:
         """
         with translated("run a command in the image"):
             host_config = self.client.create_host_config(
-                mounts=_mounts(mounts),
+                mounts=mount_options(mounts),
                 network_mode=network,
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
@@ -265,39 +266,12 @@ class Engine:
         return found
 
 
-def host_options(spec: ContainerSpec) -> dict[str, Any]:
-    """The engine's host options of a spec; a pure function."""
-    options: dict[str, Any] = {
-        "mounts": _mounts(spec.mounts),
-        "network_mode": spec.network,
-        "mem_limit": spec.memory,
-        # Equal to memory: no swap beyond it, so that a lab at its limit is stopped instead of slowing the host.
-        "memswap_limit": spec.memory,
-        "shm_size": spec.shm,
-        "cpu_period": _CPU_PERIOD,
-        "cpu_quota": int(spec.cpus * _CPU_PERIOD),
-        "pids_limit": spec.pids,
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
-        "init": True,
-        # The engine's own removal would destroy the reason of an end (out of memory) before anyone read it.
-        "auto_remove": False,
-        "restart_policy": {"Name": "no"},
-    }
-    if spec.devices is not None:
-        request: dict[str, Any] = {"Driver": spec.devices.driver, "DeviceIDs": list(spec.devices.device_ids)}
-        if spec.devices.driver == "nvidia":
-            request["Capabilities"] = [["gpu"]]
-        options["device_requests"] = [request]
-    return options
-
-
-def _mounts(mounts: Sequence[Mount]) -> list[DockerMount]:
-    # `Mount` with type bind refuses a missing source; the older `binds` would make it, owned by root.
-    return [
-        DockerMount(m.target, m.source, type="bind" if m.source.startswith("/") else "volume", read_only=m.read_only)
-        for m in mounts
-    ]
+def _presence(states: set[str]) -> Presence:
+    if not states:
+        return Presence.ABSENT
+    if states & {"running", "paused", "restarting"}:
+        return Presence.RUNNING
+    return Presence.CREATED if states == {"created"} else Presence.STOPPED
 
 
 @contextmanager
@@ -325,8 +299,9 @@ _ADMIN = "Tell your admin; `gpulab doctor` shows what is wrong."
 
 
 def _detail(error: docker.errors.APIError) -> str:
-    text = str(error.explanation or error).strip().splitlines()
-    return (text[0] if text else "no reason given")[:200].rstrip(".")
+    # runc and hooks put the reason at the end of a long line; the engine puts the object's name at its start.
+    text = " ".join(str(error.explanation or error).split()) or "no reason given"
+    return (text if len(text) <= 400 else f"{text[:150]} … {text[-240:]}").rstrip(".")
 
 
 def _at_least(version: str, floor: tuple[int, int]) -> bool:

@@ -51,7 +51,8 @@ def open_lab(file: str) -> Lab:
     """Open the lab that this lab.yaml describes; one per process and file.
 
     Raises:
-        LabError: lab.yaml is not valid, or the ledger cannot be opened, or the driver is broken.
+        LabError: lab.yaml is not valid, or the ledger cannot be opened. A broken driver is told by each question to the
+            inventory instead, so that labs which run are still seen.
     """
     config = labfile.load(file)
     return Lab(config, Ledger.open(config.ledger_url), Engine(), detect(config))

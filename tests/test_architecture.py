@@ -15,7 +15,7 @@ PACKAGE = REPO / "spawner"
 FLOORS: list[set[str]] = [
     {"errors", "model"},
     {"schema", "options", "policy", "placement", "profiles", "volumes", "vault", "probe", "datasets"},
-    {"container", "labfile"},
+    {"container", "hostconfig", "labfile"},
     {"inventory", "ledger", "engine"},
     {"settlement"},
     {"runtime"},
@@ -43,7 +43,7 @@ OWNERS = {
     "tornado": {"auth", "pages", "services"},
 }
 # Pure modules do no I/O: these standard modules may not appear in them.
-PURE = {"errors", "model", "schema", "options", "policy", "placement", "profiles", "volumes", "container", "settlement"}
+PURE = {"errors", "model", "schema", "options", "policy", "placement", "profiles", "volumes", "container", "hostconfig", "settlement"}
 IMPURE = {"os", "io", "subprocess", "socket", "sqlite3", "time", "random", "secrets", "requests", "threading"}
 
 

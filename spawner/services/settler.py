@@ -11,36 +11,43 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterable
 
 from spawner.errors import LabError
+from spawner.model import Presence
 from spawner.runtime import Lab, open_lab
-from spawner.settlement import settle_all
+from spawner.settlement import Action, decide, settle_all
 
 PERIOD_SECONDS = 5.0
 log = logging.getLogger("gpulab.settler")
 
 
 def settle_once(lab: Lab) -> None:
-    """Settle every active lease once, and end strays; errors are logged and the leases kept."""
+    """Settle every active lease that needs it, and end strays.
+
+    The engine is asked one question for all labs; only a lease that does not look settled costs more. Errors are logged and
+    the leases kept. The engine is listed before the ledger is asked, so a start that happens meanwhile is never a stray.
+    """
     try:
+        present = lab.engine.survey(lab.config.name)
         leases = lab.ledger.active()
+        now = lab.clock()
+        looking = [
+            lease
+            for lease in leases
+            if decide(lease, present.get(lease.id, Presence.ABSENT), now, lab.patience) is not Action.KEEP
+        ]
+        settle_all(looking, lab.ledger, lab.engine, lab.clock, lab.patience)
+        end_strays(lab, present)
     except LabError as error:
-        log.warning("the ledger does not answer: %s", error)
-        return
-    settle_all(leases, lab.ledger, lab.engine, lab.clock, lab.patience)
-    try:
-        end_strays(lab)
-    except LabError as error:
-        log.warning("strays not ended yet: %s", error)
+        log.warning("nothing settled in this round: %s", error)
 
 
-def end_strays(lab: Lab) -> None:
+def end_strays(lab: Lab, present: Iterable[str]) -> None:
     """Remove containers whose lease is released already: they would sit on GPUs that belong to others by now.
 
-    The engine is listed before the ledger is asked, so a start that happens meanwhile is never taken for a stray. A
-    container whose lease the ledger does not know at all is left alone: the ledger may be the one that is wrong.
+    A container whose lease the ledger does not know at all is left alone: the ledger may be the one that is wrong.
     """
-    present = lab.engine.leases_present(lab.config.name)
     for lease_id in lab.ledger.released(present):
         log.warning("removing a container that outlived its lease %s", lease_id)
         lab.engine.remove(lease_id)

@@ -59,8 +59,8 @@ def test_only_the_lab_s_own_containers_are_counted(gpu_lab: EngineLab) -> None:
     inside = gpu_lab.start()
     gpu_lab.engine.client.create_container(gpu_lab.image, ["sleep", "1"], name=f"{gpu_lab.name}-stranger")
     try:
-        assert gpu_lab.engine.leases_present(gpu_lab.name) == {inside.lease.id: inside.id}
-        assert gpu_lab.engine.leases_present(f"{gpu_lab.name}x") == {}
+        assert gpu_lab.engine.survey(gpu_lab.name) == {inside.lease.id: Presence.RUNNING}
+        assert gpu_lab.engine.survey(f"{gpu_lab.name}x") == {}
     finally:
         gpu_lab.engine.client.remove_container(f"{gpu_lab.name}-stranger")
 
@@ -81,7 +81,7 @@ def test_every_call_on_a_stalled_engine_ends_in_unknown_and_never_in_success(gpu
     inside = gpu_lab.start()
     calls = {
         "facts": impatient.facts,
-        "leases_present": lambda: impatient.leases_present(gpu_lab.name),
+        "survey": lambda: impatient.survey(gpu_lab.name),
         "image_present": lambda: impatient.image_present(gpu_lab.image),
         "remove": lambda: impatient.remove(inside.lease.id),
         "start": lambda: impatient.start(inside.id),

@@ -273,10 +273,9 @@ class HubProcess:
         """Wait until every lease has exactly its container and every container its lease."""
 
         def agree() -> bool:
-            present = self.engine.leases_present(self.files.name)
+            present = self.engine.survey(self.files.name)
             active = {lease.id for lease in self.leases()}
-            running = {x for x in present if self.engine.presence(x) is Presence.RUNNING}
-            return set(present) == active == running
+            return set(present) == active and set(present.values()) <= {Presence.RUNNING}
 
         self.wait_for(agree, seconds, "ledger and engine to agree")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spawner import container, volumes
-from spawner.engine import host_options
+from spawner.hostconfig import host_options
 from spawner.model import DeviceRequest, Holder
 from tests.unit.values import make_facts, make_gpu, make_lease, make_profile, shipped_config
 

@@ -1,0 +1,58 @@
+"""A `ContainerSpec` in the Docker engine's own words.
+
+Owns the host options of a lab's container: limits, rights, mounts and the device request. A pure function; never talks to an
+engine and never decides what a lab gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from spawner.model import ContainerSpec, Mount
+
+CPU_PERIOD = 100_000
+"""Scheduling period in microseconds; the quota is counted in it."""
+
+
+def host_options(spec: ContainerSpec) -> dict[str, Any]:
+    """The engine's host options of a spec; a pure function."""
+    options: dict[str, Any] = {
+        "mounts": mount_options(spec.mounts),
+        "network_mode": spec.network,
+        "mem_limit": spec.memory,
+        # Equal to memory: no swap beyond it, so that a lab at its limit is stopped instead of slowing the host.
+        "memswap_limit": spec.memory,
+        "shm_size": spec.shm,
+        "cpu_period": CPU_PERIOD,
+        "cpu_quota": int(spec.cpus * CPU_PERIOD),
+        "pids_limit": spec.pids,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "init": True,
+        # The engine's own removal would destroy the reason of an end (out of memory) before anyone read it.
+        "auto_remove": False,
+        "restart_policy": {"Name": "no"},
+    }
+    if spec.devices is not None:
+        request: dict[str, Any] = {"Driver": spec.devices.driver, "DeviceIDs": list(spec.devices.device_ids)}
+        if spec.devices.driver == "nvidia":
+            request["Capabilities"] = [["gpu"]]
+        options["device_requests"] = [request]
+    return options
+
+
+def mount_options(mounts: Sequence[Mount]) -> list[dict[str, Any]]:
+    """Mounts as the engine takes them.
+
+    The `Mounts` form with type bind refuses a missing source; the older `Binds` would make it, owned by root.
+    """
+    return [
+        {
+            "Target": mount.target,
+            "Source": mount.source,
+            "Type": "bind" if mount.source.startswith("/") else "volume",
+            "ReadOnly": mount.read_only,
+        }
+        for mount in mounts
+    ]
