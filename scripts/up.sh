@@ -28,8 +28,11 @@ if hub_pid >/dev/null; then
 fi
 
 step "Hub" start_hub
-token=$("$VENV/bin/gpulab" token admin --admin --one-time) ||
+# What the command says beside the token repeats what stands below; only a failure's words are for the person.
+if ! token=$("$VENV/bin/gpulab" token admin --admin --one-time 2>"$LOGS/token.log"); then
+  cat "$LOGS/token.log" >&2
   die "The hub runs at $(hub_url) but gave no login token: mend what the line above says, then run '.venv/bin/gpulab token admin --admin --one-time'."
+fi
 took=$((($(now_ms) - began) / 1000))
 say
 say "The lab is up after $took s."
