@@ -13,12 +13,14 @@ The same token is a bearer token of the REST API; that is JupyterHub's doing. Wr
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
 from jupyterhub import orm
 from jupyterhub.auth import Authenticator
 from tornado import web
+from tornado.log import app_log
 from traitlets import Instance, default
 
 from spawner.auth import SIGN_IN_PATH, rules, sessions
@@ -51,6 +53,7 @@ class TokenAuthenticator(Authenticator):
 
     def get_handlers(self, app: Any) -> list[tuple[str, type]]:
         """The login page and the door for `gpulab token`."""
+        app_log.addFilter(_names_no_session)
         return [("/login", TokenLoginHandler), (rf"/api/{SIGN_IN_PATH}/([^/]+)", SignInHandler)]
 
     def check_allow_config(self) -> None:
@@ -114,6 +117,11 @@ class TokenAuthenticator(Authenticator):
             return None
         handler.begin_session(*opened)
         return name
+
+
+def _names_no_session(record: logging.LogRecord) -> bool:
+    # JupyterHub writes the session id and the person's cookie id into its log with each new login page.
+    return not str(record.msg).startswith("Setting new xsrf cookie")
 
 
 class _TooMany(web.HTTPError):

@@ -513,17 +513,20 @@ def test_a_forged_address_neither_hides_an_attacker_nor_hurts_another(hub: AuthH
 # --- the log ----
 
 
-def test_no_token_stands_in_the_log(hub: AuthHub, new_browser: NewBrowser, name: str) -> None:
+def test_no_token_and_no_session_stands_in_the_log(hub: AuthHub, new_browser: NewBrowser, name: str) -> None:
     token = hub.token(name)
     once = hub.token(name, one_time=True)
     wrong = "f00dfacef00dfacef00dfacef00dface"
-    for secret in (wrong, token, once):
-        new_browser().login(secret)
+    browsers = [new_browser() for _ in range(3)]
+    for browser, secret in zip(browsers, (wrong, token, once), strict=True):
+        browser.login(secret)
+        browser.get("/hub/home")
     new_browser().get(f"/hub/login?token={token}")
+    cookies = [cookie.value or "-" * 32 for browser in browsers for cookie in browser.http.cookies]
     hub.sign_in("DELETE", name)
     log = hub.log_text()
     assert name in log
-    for secret in (token, once, wrong, hub.cli_token):
+    for secret in (token, once, wrong, hub.cli_token, *cookies):
         assert secret not in log
         assert secret[4:] not in log
 
