@@ -7,7 +7,7 @@
 
 remove_docker_objects() {
   if [ ! -x "$VENV/bin/python" ] || ! scripts/engine.sh probe >/dev/null; then
-    say "    no Docker engine answers; its objects stay"
+    say "    no .venv or no Docker engine here, so Docker objects stay"
     return 0
   fi
   "$VENV/bin/python" scripts/objects.py remove-network
@@ -31,6 +31,8 @@ if [ "$scope" = all ]; then
     [ "$answer" = "$name" ] || die "Nothing was deleted: the answer was not '$name'."
   fi
 fi
+# Homes are the engine's, and without the venv nobody could ask it for them.
+[ "$scope" != all ] || [ -x "$VENV/bin/python" ] || scripts/setup.sh venv
 scripts/down.sh
 step "Docker objects" remove_docker_objects "$scope"
 step "Files" remove_files "$scope"

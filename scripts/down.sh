@@ -7,7 +7,11 @@
 . "$(dirname "$0")/hub.sh"
 
 end_labs() {
-  if [ ! -x "$VENV/bin/python" ] || ! scripts/engine.sh probe >/dev/null; then
+  if [ ! -x "$VENV/bin/python" ]; then
+    say "    there is no .venv to ask the Docker engine with; if labs of this checkout still run, 'make setup down' ends them"
+    return 0
+  fi
+  if ! scripts/engine.sh probe >/dev/null; then
     say "    no Docker engine answers, so no labs run"
     return 0
   fi

@@ -82,6 +82,7 @@ ensure() {
   say "    Docker engine ${state#ok } started"
 }
 
+[ -x "$VENV/bin/python" ] || die "The virtual environment is missing: run 'make setup'."
 case ${1:-ensure} in
   probe) state=$(probe); say "$state"; [[ $state == ok* ]] ;;
   ensure) ensure ;;
