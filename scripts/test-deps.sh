@@ -4,7 +4,6 @@
 
 # command-or-file:package
 NEEDED=(
-  chromium:chromium                                                       # the browser suite
   gcc:gcc                                                                 # the stand-in for NVML is a small C library
   /usr/include/stdlib.h:libc6-dev                                         # its headers
   debootstrap:debootstrap                                                 # roots for a modern engine and for the base image
@@ -16,6 +15,10 @@ NEEDED=(
 )
 
 missing=()
+# The browser suite takes any Chromium; Ubuntu has another name for it than Debian.
+if ! has chromium && ! has chromium-browser && ! has google-chrome; then
+  if grep -q '^ID=ubuntu' /etc/os-release; then missing+=(chromium-browser); else missing+=(chromium); fi
+fi
 for pair in "${NEEDED[@]}"; do
   what=${pair%%:*}
   if ! has "$what" && [ ! -e "$what" ]; then missing+=("${pair##*:}"); fi
