@@ -339,6 +339,18 @@ def test_a_session_outlives_the_browser_window(hub: AuthHub, browser: Browser, n
     assert browser.signed_in
 
 
+def test_sessions_and_their_end_survive_a_restart_of_the_hub(hub: AuthHub, new_browser: NewBrowser, name: str) -> None:
+    goes_on, ended = new_browser(), new_browser()
+    token = hub.token(name)
+    doomed = hub.api("POST", f"/users/{name}/tokens", token, json={}).json()
+    goes_on.login(token)
+    ended.login(doomed["token"])
+    hub.api("DELETE", f"/users/{name}/tokens/{doomed['id']}", token)
+    hub.stop()
+    hub.start()
+    assert (goes_on.signed_in, ended.signed_in) == (True, False)
+
+
 def test_login_gives_a_new_session_id(hub: AuthHub, browser: Browser, name: str) -> None:
     planted = "0123456789abcdef0123456789abcdef"
     browser.http.cookies.set("jupyterhub-session-id", planted, domain="127.0.0.1", path="/")
