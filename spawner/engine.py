@@ -244,7 +244,7 @@ class Engine:
         """
         with translated("run a command in the image"):
             host_config = self.client.create_host_config(
-                mounts=mount_options(mounts),
+                mounts=cast(Any, mount_options(mounts)),
                 network_mode=network,
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
