@@ -9,7 +9,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from spawner import labfile
+from spawner import datasets, labfile
+from spawner.engine import Engine
 
 
 def add_to(commands: Any) -> None:
@@ -17,8 +18,13 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("data", help="install data sets", allow_abbrev=False)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     get = verbs.add_parser("get", help="install a data set; one that is there already stays as it is", allow_abbrev=False)
-    get.add_argument("name", metavar="NAME", help="textures (free of licence trouble) or elpv (solar cells)")
-    get.add_argument("--accept-licence", metavar="LICENCE", default="", help="say that you accept this licence of the data set")
+    get.add_argument("name", metavar="NAME", help=f"one of: {', '.join(datasets.NAMES)}")
+    get.add_argument(
+        "--accept-licence",
+        metavar="LICENCE",
+        default="",
+        help=f"say that you accept the licence; elpv needs {datasets.ELPV_LICENCE}",
+    )
     get.set_defaults(run=run)
 
 
@@ -28,8 +34,10 @@ def run(words: argparse.Namespace, env: Mapping[str, str]) -> int:
     Raises:
         LabError: there is no such data set, its licence is not accepted, or it cannot be had or written.
     """
-    from spawner import datasets
-
     config = labfile.load(words.config, env)
-    print(datasets.get(words.name, config.mounts.datasets, accept_licence=words.accept_licence))
+    engine = Engine()
+    try:
+        print(datasets.get(words.name, config, engine.run_once, accept_licence=words.accept_licence))
+    finally:
+        engine.close()
     return 0
