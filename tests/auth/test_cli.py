@@ -368,6 +368,46 @@ def test_gpus_of_a_broken_ledger_is_a_sentence(gpulab: Run, lab_file: Path) -> N
     assert "ledger" in err
 
 
+# --- data get ----
+
+
+def data_folder(lab_file: Path) -> Path:
+    folder = lab_file.parent / ".lab" / "nas" / "datasets"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        pytest.param(["imagenet"], "There is no data set 'imagenet'. Choose one of: textures, elpv.", id="an unknown name"),
+        pytest.param(["../../etc"], "There is no data set", id="a path"),
+        pytest.param(["elpv"], "--accept-licence CC-BY-NC-SA-4.0", id="no licence accepted"),
+        pytest.param(["elpv", "--accept-licence", "MIT"], "--accept-licence CC-BY-NC-SA-4.0", id="another licence accepted"),
+    ],
+)
+def test_data_get_refuses_with_what_to_do(gpulab: Run, lab_file: Path, words: list[str], sentence: str) -> None:
+    folder = data_folder(lab_file)
+    code, out, err = gpulab("--config", str(lab_file), "data", "get", *words)
+    assert (code, out) == (1, "")
+    assert sentence in err
+    assert list(folder.iterdir()) == []
+
+
+def test_data_get_without_a_data_folder_is_a_sentence(gpulab: Run, lab_file: Path) -> None:
+    code, _, err = gpulab("--config", str(lab_file), "data", "get", "textures")
+    assert code == 1
+    assert "is missing" in err
+
+
+def test_data_get_without_an_engine_is_a_sentence(gpulab: Run, lab_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    data_folder(lab_file)
+    code, _, err = gpulab("--config", str(lab_file), "data", "get", "textures")
+    assert code == 1
+    assert "The Docker engine does not answer" in err
+
+
 # --- config check, and the command line as such ----
 
 
