@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spawner import auth, labfile, pages, vault
+from spawner import auth, hub_api, labfile, pages, vault
 from spawner.engine import Engine
 from spawner.errors import EngineUnknown, LabError
 from spawner.gpu_spawner import GpuSpawner
@@ -44,7 +44,7 @@ def configure(c: Any, file: str, env: Mapping[str, str]) -> None:
         _spawner(c, config, file)
         auth.configure_token_sign_in(c)
         pages.configure_pages(c, {key: profile.title for key, profile in config.profiles.items()})
-        public_url_file(config).write_text(public_url(config) + "\n")
+        hub_api.url_file(config).write_text(public_url(config) + "\n")
     except LabError as error:
         print(f"gpulab: {error.message}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -61,11 +61,6 @@ def public_url(config: LabConfig) -> str:
     address = "127.0.0.1" if config.hub.address in ("0.0.0.0", "::", "*") else config.hub.address  # noqa: S104
     host = f"[{address}]" if ":" in address else address
     return f"http://{host}:{config.hub.port}"
-
-
-def public_url_file(config: LabConfig) -> Path:
-    """File with the public URL of the hub that was started last."""
-    return config.state / "state" / "hub.url"
 
 
 def secrets_folder(config: LabConfig) -> Path:

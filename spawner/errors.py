@@ -4,12 +4,14 @@
     ├── ConfigError            lab.yaml (or an environment override) is not valid; the hub does not start
     ├── RequestError           what was asked cannot be read or does not exist (400)
     ├── DeniedError            what was asked is readable but lab.yaml does not grant it (403)
+    │   └── TooManyTries       too many wrong tokens from one address (429; in auth.slowdown)
     ├── UnavailableError       this host cannot give the profile, whoever asks (409)
     ├── NoGpuFree              the request is fine, but the GPUs are held by others right now (409)
     ├── MountError             a NAS folder is missing or does not answer (503)
     ├── InventoryError         the driver is there but does not answer sensibly (503)
     ├── LedgerError            the ledger cannot be read or written, or was asked for the impossible (503)
     ├── VaultError             the folder of secrets cannot be used, or others can read it
+    ├── HubError               the hub did not do what the command line asked (in hub_api)
     ├── DatasetError           a data set cannot be had or written
     └── EngineError            the Docker engine
         ├── EngineUnknown      ... did not answer in time or not sensibly: nothing is known (503)
