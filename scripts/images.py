@@ -419,8 +419,11 @@ def state() -> None:
 
 
 def remove() -> None:
-    """Takes the lab's images out of the engine; one that a container still uses stays."""
+    """Takes the lab's images out of the engine, unless another lab on this engine has containers of them."""
     client = engine()
+    if client.containers.list(all=True, filters={"label": "io.gpulab.lab"}, ignore_removed=True):
+        say("another lab on this engine uses the images; they stay")
+        return
     tags = [tag for image in client.images.list() for tag in image.tags]
     for repository in (REPOSITORY, "gpulab/environment", "gpulab/base"):
         for tag in tags:
