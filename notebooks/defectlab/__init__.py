@@ -1,0 +1,18 @@
+"""defectlab: the small library behind the starter notebooks. Read it, copy from it.
+
+    folders    what a data set looks like on disk: written whole or not at all, checkable afterwards
+    defects    scratches, cracks, blobs, pits, stains and smears, drawn into an image together with their pixel masks
+    textures   the default data set: real CC0 textures with such defects
+    data       from a folder to arrays; splits that do not leak
+    model      a small network that says whether there is a defect, and where
+    train      the training loop
+    metrics    numbers that say what they rest on
+    plots      labelled plots
+    store      a trained model as a file, with what it was trained on
+    lab        what this lab gives you: CPUs, memory, GPUs
+
+`python -m defectlab data textures --out FOLDER` writes the default data set, `python -m defectlab data verify FOLDER`
+checks any. Nothing here uses the network, and nothing is imported before it is used: PyTorch only by the parts that need it.
+"""
+
+__version__ = "0.1.0"
