@@ -59,6 +59,7 @@ test: ## everything tested
 
 .PHONY: test-fast
 test-fast: dev ## what needs no engine, in under a minute
+	@scripts/setup.sh proxy
 	@$(PYTEST) $(wildcard $(FAST_SUITES))
 
 .PHONY: test-full

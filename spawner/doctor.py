@@ -263,7 +263,7 @@ def check_ports(facts: Facts) -> Iterator[Finding]:
     if facts.config is None:
         return
     if facts.hub_ours:
-        yield Finding("hub", Level.OK, f"The hub of this lab answers on port {facts.config.hub.port}.")
+        yield Finding("hub", Level.OK, "The hub of this lab answers.")
         return
     taken = [port for port in facts.ports if port.problem]
     for port in taken:
