@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +35,13 @@ ELPV_LOCK = Path(__file__).resolve().parent.parent / "requirements" / "elpv.lock
 ELPV_IMAGES = 2624
 # Files are ordered by module, and no module is named: neighbours are kept together when the data are split.
 ELPV_GROUP = 60
+# By the probability that the experts gave; from "likely defective" on, a cell counts as defective.
+ELPV_KINDS = {"0.00": "functional", "0.33": "likely functional", "0.67": "likely defective", "1.00": "defective"}
+# The package and what is unpacked from it lie there together for a moment.
+ELPV_BYTES = 200_000_000
 DATA = "/workspace/data"
 _FETCH_SECONDS = 1800
+_LEFTOVER_SECONDS = 24 * 3600
 
 
 class RunOnce(Protocol):
@@ -76,7 +82,7 @@ def _get_textures(folder: Path, image: str, run_once: RunOnce) -> str:
         user=f"{owner.st_uid}:{owner.st_gid}",
     )
     lines = output.strip().splitlines()
-    last = lines[-1] if lines else "It said nothing."
+    last = (lines[-1] if lines else "It said nothing.").removeprefix("defectlab: ").replace(DATA, str(folder))
     if code != 0:
         raise DatasetError(f"The textures were not made: {last}")
     return f"textures: {folder / 'textures'} (CC0-1.0)"
@@ -88,11 +94,18 @@ def fetch_elpv(folder: Path) -> Path:
     Raises:
         DatasetError: the package cannot be had, or is not the one that was locked.
     """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+    watched = sys.stderr.isatty()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--no-input", f"--progress-bar={'on' if watched else 'off'}"]
     try:
         done = subprocess.run(
             [*command, "--requirement", str(ELPV_LOCK), "--dest", str(folder)],
-            capture_output=True,
+            # Temporary files go where the free space was looked at.
+            env={**os.environ, "TMPDIR": str(folder)},
+            stdin=subprocess.DEVNULL,
+            # The bar is for the person at the terminal; standard output is the command's answer alone.
+            stdout=sys.stderr.fileno() if watched else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
             timeout=_FETCH_SECONDS,
             check=False,
@@ -101,6 +114,8 @@ def fetch_elpv(folder: Path) -> Path:
         raise DatasetError(f"The package elpv-dataset could not be fetched ({error}).") from None
     found = sorted(folder.glob("elpv_dataset-*.whl"))
     if done.returncode != 0 or not found:
+        if "No space left on device" in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise DatasetError(
             f"The package elpv-dataset could not be fetched ({reason}).",
@@ -117,6 +132,12 @@ def _get_elpv(target: Path, accepted: str, fetch: Callable[[Path], Path]) -> str
             f"The ELPV images are licensed {ELPV_LICENCE}: not for commercial use.",
             f"If that fits your use, run: gpulab data get elpv --accept-licence {ELPV_LICENCE}",
         )
+    free = shutil.disk_usage(target.parent).free
+    if free < ELPV_BYTES:
+        raise DatasetError(
+            f"The disk of {target.parent} has {free / 1e6:.0f} MB free; elpv needs {ELPV_BYTES / 1e6:.0f} MB to be installed.",
+            "Free some space and run this again.",
+        )
     with _written(target) as part:
         with tempfile.TemporaryDirectory(dir=part) as download:
             _unpack(fetch(Path(download)), part)
@@ -125,7 +146,7 @@ def _get_elpv(target: Path, accepted: str, fetch: Callable[[Path], Path]) -> str
 
 
 def _unpack(package: Path, part: Path) -> None:
-    """Take the images and labels out of the package, and nothing else.
+    """Take the images, the labels and the licence out of the package, and nothing else.
 
     Names are judged before anything is written: a name with a step upwards would write outside the folder.
     """
@@ -133,6 +154,8 @@ def _unpack(package: Path, part: Path) -> None:
     with zipfile.ZipFile(package) as archive:
         for member in archive.infolist():
             path = PurePosixPath(member.filename)
+            if path.parts[1:] == ("licenses", "LICENSE.md") and path.parts[0].endswith(".dist-info"):
+                (part / "LICENCE.md").write_bytes(archive.read(member))
             if path.parts[:2] != ("elpv_dataset", "data") or member.is_dir():
                 continue
             inner = path.relative_to("elpv_dataset/data")
@@ -149,9 +172,11 @@ def _describe(part: Path) -> None:
     with (part / "records.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "mask", "defective", "kind", "group", "source", "probability"])
-        for number, (name, probability, kind) in enumerate(rows):
+        for number, (name, probability, source) in enumerate(rows):
+            probability = f"{float(probability):.2f}"
             defective = int(float(probability) >= 0.5)
-            writer.writerow([name, "", defective, kind, f"block-{number // ELPV_GROUP:03d}", kind, probability])
+            group = f"block-{number // ELPV_GROUP:03d}"
+            writer.writerow([name, "", defective, ELPV_KINDS[probability], group, source, probability])
     description = {
         "format": 1,
         "images": len(rows),
@@ -171,10 +196,21 @@ def _describe(part: Path) -> None:
 @contextmanager
 def _written(target: Path) -> Iterator[Path]:
     """A hidden folder beside the target that becomes it when all went well."""
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    for old in target.parent.glob(f".{target.name}-*"):
+        # A command that was killed leaves its folder behind; one this old belongs to nobody any more.
+        if time.time() - old.stat().st_mtime > _LEFTOVER_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise DatasetError(
+            f"The folder {target.parent} cannot be written ({error.strerror}).", "Mend that, and try again."
+        ) from None
     try:
         yield part
-        part.chmod(0o755)
+        # Whatever the caller's umask: labs read this as another user.
+        for path in (part, *part.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
         os.rename(part, target)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

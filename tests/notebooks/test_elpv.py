@@ -26,5 +26,12 @@ def test_elpv_has_all_images_and_the_published_labels(tmp_path: Path):
     assert len(rows) == len(list((folder / "images").iterdir())) == 2624
     # ref: Deitsch et al. 2019, counts by the experts' probability
     assert sorted(Counter(row["probability"] for row in rows).values()) == sorted([1508, 295, 106, 715])
-    assert {row["kind"] for row in rows} == {"mono", "poly"}
+    assert Counter(row["kind"] for row in rows) == {
+        "functional": 1508,
+        "likely functional": 295,
+        "likely defective": 106,
+        "defective": 715,
+    }
+    assert {row["source"] for row in rows} == {"mono", "poly"}
+    assert "NonCommercial" in (folder / "LICENCE.md").read_text("utf-8")
     assert all((folder / row["file"]).is_file() for row in rows)

@@ -1,9 +1,12 @@
 import errno
 import hashlib
 import json
+import os
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,8 +61,8 @@ def test_textures_are_drawn_in_the_lab_image_as_the_folders_owner(config: LabCon
 
 
 def test_a_failure_in_the_image_is_told_with_its_last_words(config: LabConfig):
-    with pytest.raises(DatasetError, match="The disk of /workspace/data is full"):
-        datasets.get("textures", config, Runner(1, "working\nThe disk of /workspace/data is full."))
+    with pytest.raises(DatasetError, match=f"The disk of {config.mounts.datasets} is full"):
+        datasets.get("textures", config, Runner(1, "working\ndefectlab: The disk of /workspace/data is full."))
 
 
 def test_unknown_names_and_missing_folders_are_refused(config: LabConfig):
@@ -119,6 +122,30 @@ def test_a_package_with_missing_labels_leaves_nothing(tmp_path: Path):
     with pytest.raises(DatasetError, match="nothing was installed"):
         install(tmp_path / "elpv", lambda folder: package(folder, labels=7))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_with_too_little_room_is_told_before_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets.shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
+    with pytest.raises(DatasetError, match="has 5 MB free; elpv needs 200 MB"):
+        install(tmp_path / "elpv", lambda _: pytest.fail("fetched"))
+
+
+def test_labs_can_read_it_whatever_the_umask(tmp_path: Path):
+    before = os.umask(0o077)
+    try:
+        install(tmp_path / "elpv", package)
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "elpv").rglob("*")} == {"0o755", "0o644"}
+
+
+def test_what_a_killed_command_left_behind_is_cleared_a_day_later(tmp_path: Path):
+    old, young = tmp_path / ".elpv-old", tmp_path / ".elpv-young"
+    for folder, age in ((old, 2 * 86400), (young, 60)):
+        folder.mkdir()
+        os.utime(folder, times=(time.time() - age,) * 2)
+    install(tmp_path / "elpv", package)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".elpv-young", "elpv"]
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path):
