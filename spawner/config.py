@@ -76,7 +76,10 @@ def prepare_folders(config: LabConfig) -> None:
         OSError: a folder cannot be made.
     """
     vault.open_folder(secrets_folder(config))
-    (config.state / "state").mkdir(parents=True, exist_ok=True)
+    # The hub's database holds token hashes and everyone's names; only the hub's own user reads it.
+    state = config.state / "state"
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.chmod(0o700)
 
 
 def _gateway(config: LabConfig) -> str:

@@ -46,6 +46,15 @@ def test_one_gpu_lab_from_start_to_stop(module_lab: HubProcess):
     assert hub.containers() == []
 
 
+def test_secrets_and_state_are_the_hubs_own(module_lab: HubProcess):
+    state = module_lab.files.folder / ".lab"
+    assert (state / "secrets").stat().st_mode & 0o077 == 0
+    assert (state / "state").stat().st_mode & 0o077 == 0
+    for secret in (state / "secrets").iterdir():
+        assert secret.stat().st_mode & 0o077 == 0
+        assert secret.read_text().strip() not in module_lab.log.read_text()
+
+
 def test_limits_as_seen_from_inside(module_lab: HubProcess):
     hub = module_lab
     token = hub.token("ana")
