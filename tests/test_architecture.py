@@ -43,7 +43,19 @@ OWNERS = {
     "tornado": {"auth", "pages", "services"},
 }
 # Pure modules do no I/O: these standard modules may not appear in them.
-PURE = {"errors", "model", "schema", "options", "policy", "placement", "profiles", "volumes", "container", "hostconfig", "settlement"}
+PURE = {
+    "errors",
+    "model",
+    "schema",
+    "options",
+    "policy",
+    "placement",
+    "profiles",
+    "volumes",
+    "container",
+    "hostconfig",
+    "settlement",
+}
 IMPURE = {"os", "io", "subprocess", "socket", "sqlite3", "time", "random", "secrets", "requests", "threading"}
 
 
