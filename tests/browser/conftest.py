@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
-from tests.support.hub import REPO, HubProcess
+from spawner.engine import Engine
+from tests.support.hub import REPO, HubProcess, make_lab_files, remove_docker_objects
 
 # Chromium as a package of the distribution: it must not look for updates, and has no sandbox where tests run as root.
 FLAGS = [
@@ -31,6 +33,7 @@ FLAGS = [
     "--no-first-run",
     "--disable-quic",
 ]
+WRITE_SCREENSHOTS = os.environ.get("GPULAB_WRITE_SCREENSHOTS") == "1"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -85,6 +88,24 @@ class Visitor:
 
 
 @pytest.fixture(scope="module")
+def module_lab(tmp_path_factory: pytest.TempPathFactory, engine: Engine, request: pytest.FixtureRequest) -> Iterator[HubProcess]:
+    """One hub for all tests of the suite; for pictures, with the profiles as they are shipped."""
+    files = make_lab_files(tmp_path_factory.mktemp("lab"))
+    if WRITE_SCREENSHOTS:
+        files.edit(profiles=yaml.safe_load((REPO / "lab.yaml").read_text())["profiles"])
+    failed_before = request.session.testsfailed
+    hub = HubProcess(files, engine)
+    try:
+        hub.start()
+        yield hub
+    finally:
+        if request.session.testsfailed > failed_before or not hub.answering():
+            hub.print_evidence()
+        hub.stop()
+        remove_docker_objects(engine, files.name)
+
+
+@pytest.fixture(scope="module")
 def browser(module_lab: HubProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     assert program, f"none of {', '.join(PROGRAMS)} is installed; run `make test`, which installs Chromium"
@@ -101,7 +122,7 @@ def browser(module_lab: HubProcess, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if os.environ.get("GPULAB_WRITE_SCREENSHOTS") == "1":
+    if WRITE_SCREENSHOTS:
         return REPO / "docs" / "screenshots"
     return tmp_path_factory.mktemp("screenshots")
 

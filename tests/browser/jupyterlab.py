@@ -22,11 +22,13 @@ class Notebook:
         """The selected cell."""
         return self.panel.locator(".jp-Cell.jp-mod-active")
 
-    def run_first_code_cell(self) -> None:
-        """Run the notebook's first code cell and wait until it has ended without an error."""
-        cell = self.panel.locator(".jp-CodeCell").first
-        cell.locator(".cm-content").click()
-        self._run(cell)
+    def run_code_cells(self, number: int) -> Locator:
+        """Run the notebook's first code cells, each until it has ended without an error; the last of them."""
+        for index in range(number):
+            cell = self.panel.locator(".jp-CodeCell").nth(index)
+            cell.locator(".cm-content").click()
+            self._run(cell)
+        return cell
 
     def run(self, code: str) -> str:
         """Add a cell below the selected one, run it, and return what it printed."""

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
+from spawner import datasets
 from tests.browser.conftest import Visitor
 from tests.browser.jupyterlab import SLOW, open_notebook, wait_until_ready
 from tests.support.hub import GPU_A, GPU_B, HubProcess
 
 Visitors = Callable[..., Visitor]
 NOTEBOOK = "notebooks/01_first_defect_model.ipynb"
+# The part of a window that has something in it, for pictures.
+TOP = {"x": 0, "y": 0, "width": 1200, "height": 600}
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +34,13 @@ def watch_start(page: Page) -> None:
 
 
 def test_from_log_in_to_a_model_that_outlives_the_lab(module_lab: HubProcess, visitor: Visitors):
+    datasets.get("textures", module_lab.config, module_lab.engine.run_once)
     ana = visitor()
     page = ana.page
     token = module_lab.token("ana")
     ana.open("/")
     page.wait_for_url("**/hub/login**")
-    ana.shoot("login")
+    ana.shoot("login", clip=TOP)
     ana.log_in(token)
 
     page.get_by_role("link", name="Start").click()
@@ -48,15 +52,18 @@ def test_from_log_in_to_a_model_that_outlives_the_lab(module_lab: HubProcess, vi
     page.get_by_role("button", name="Start", exact=True).click()
     watch_start(page)
     page.evaluate("document.getElementById('progress-details')?.setAttribute('open', '')")
-    ana.shoot("progress")
+    ana.shoot("progress", clip=TOP)
     wait_until_ready(page)
 
     notebook = open_notebook(page, f"{module_lab.url}/user/ana", NOTEBOOK)
-    notebook.run_first_code_cell()
+    # Imports, the data, and a picture of it.
+    drawn = notebook.run_code_cells(3)
+    expect(drawn.locator(".jp-OutputArea-output img")).to_be_visible()
+    drawn.scroll_into_view_if_needed()
+    ana.shoot("lab")
     assert notebook.run('import os; print(os.environ["NVIDIA_VISIBLE_DEVICES"])') in (GPU_A, GPU_B)
     saved = "from pathlib import Path; model = Path('/workspace/models/browser.bin')"
     assert notebook.run(f"{saved}; print(model.write_bytes(b'weights'))") == "7"
-    ana.shoot("lab")
 
     ana.open("/hub/home")
     expect(page.locator(".lab-row").first).to_contain_text("GPU 0 (Simulated 24 GB, 24 GB)")
