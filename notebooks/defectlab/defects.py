@@ -110,7 +110,7 @@ def draw(image: Image, kind: str, difficulty: Difficulty, rng: np.random.Generat
 def _scratch(image: Image, brush: _Brush) -> tuple[Image, Image]:
     """A thin, slightly bent line, light or dark."""
     points = _bend(image.shape, brush, length=brush.length(30, 70), bend=brush.between(-0.25, 0.25))
-    alpha = _stroke(image.shape, points, width=brush.length(1.2, 2.2))
+    alpha = _stroke(image.shape, points, width=brush.length(1.6, 2.6))
     return image + brush.sign() * 1.2 * brush.contrast, alpha
 
 
@@ -118,7 +118,7 @@ def _crack(image: Image, brush: _Brush) -> tuple[Image, Image]:
     """A dark, jagged line with a branch."""
     trunk = _walk(_centre(image.shape, brush), brush, steps=9)
     branch = _walk(tuple(trunk[len(trunk) // 2]), brush, steps=4)
-    width = brush.length(1.2, 2.0)
+    width = brush.length(1.5, 2.3)
     alpha = np.maximum(_stroke(image.shape, trunk, width), _stroke(image.shape, branch, 0.8 * width))
     return image - 1.3 * brush.contrast, alpha
 
@@ -128,7 +128,7 @@ def _blob(image: Image, brush: _Brush) -> tuple[Image, Image]:
     alpha = _island(image.shape, brush, radius=brush.length(5, 9), edge=0.6)
     under = float(np.average(image, weights=alpha + 1e-9))
     grain = ndimage.gaussian_filter(brush.rng.normal(size=image.shape), 1.0)
-    return under + brush.sign() * brush.contrast + 0.5 * brush.contrast * grain, alpha
+    return under + brush.sign() * 1.4 * brush.contrast + 0.5 * brush.contrast * grain, alpha
 
 
 def _pit(image: Image, brush: _Brush) -> tuple[Image, Image]:

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from defectlab import metrics
 from defectlab.data import DataSet
@@ -66,13 +67,15 @@ def _styled(draw: Callable[_P, Plot]) -> Callable[_P, Plot]:
 
 
 @_styled
-def gallery(data: DataSet, rows: Sequence[str], columns: Sequence[str], *, seed: int = 0) -> Plot:
+def gallery(data: DataSet, *, seed: int = 0) -> Plot:
     """One image per source (rows) and kind (columns), with the outline of its defect where the mask is known."""
     rng = np.random.default_rng(seed)
+    rows = sorted({record.source for record in data.records})
+    columns = sorted({(record.defective, record.kind) for record in data.records})
     figure = Plot(figsize=(1.28 * len(columns), 1.36 * len(rows) + 0.3), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for i, source in enumerate(rows):
-        for j, kind in enumerate(columns):
+        for j, (defective, kind) in enumerate(columns):
             found = [n for n, record in enumerate(data.records) if (record.source, record.kind) == (source, kind)]
             if found:
                 chosen = int(rng.choice(found))
@@ -80,7 +83,7 @@ def gallery(data: DataSet, rows: Sequence[str], columns: Sequence[str], *, seed:
             else:
                 axes[i, j].axis("off")
             if i == 0:
-                axes[i, j].set_title(kind, color=DEFECT if j else GOOD, fontsize=10, loc="center")
+                axes[i, j].set_title(kind, color=DEFECT if defective else GOOD, fontsize=10, loc="center")
         axes[i, 0].set_ylabel(source)
     return figure
 
@@ -96,27 +99,12 @@ def learning_curve(history: History) -> Plot:
     axis.plot(epochs[best], history.validation_loss[best], "o", color=DEFECT, markersize=9, fillstyle="none", markeredgewidth=2,
               label=f"kept: epoch {best + 1}")  # fmt: skip
     axis.set(title="Learning curve", xlabel="epoch (every training image once)", ylabel="loss (log scale, lower is better)")
+    axis.set_xlim(0.5, epochs[-1] + 0.5)
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()
-    return figure
-
-
-@_styled
-def score_histogram(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Plot:
-    """How many good parts and defects get which score, and where the threshold lies between them."""
-    figure, axis = _one(6.4, 3.2)
-    bad, numbers = np.asarray(labels, dtype=bool), np.asarray(scores)
-    edges = np.linspace(0.0, 1.0, 41).tolist()
-    axis.hist(numbers[~bad], edges, color=GOOD, alpha=0.75, label=f"good parts ({(~bad).sum()})")
-    axis.hist(numbers[bad], edges, color=DEFECT, alpha=0.75, label=f"defects ({bad.sum()})")
-    axis.axvline(threshold, color=INK, linestyle="--", linewidth=1.2, label=f"threshold {threshold:.2f}: alarm to the right")
-    axis.set_yscale("symlog", linthresh=10)
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set(title="Scores", xlabel="score (probability of a defect, as the network sees it)", ylabel="images (log above 10)")
-    axis.legend(loc="upper center")
     return figure
 
 
@@ -156,9 +144,11 @@ def recall_against_false_alarms(labels: ArrayLike, scores: ArrayLike, points: Se
         axis.axvline(point.asked, color=QUIET, linestyle=":", linewidth=1)
     axis.set_xscale("log")
     axis.set_xlim(least, 1.0)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3%}".rstrip("%").rstrip("0").rstrip(".") + "%"))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axis.set_ylim(max(0.0, min([*(p.counts.recall for p in points), 1.0]) - 0.25), 1.01)
+    lows = [metrics.interval(point.counts.caught, point.counts.defects)[0] for point in points]
+    bottom = max(0.0, min([*lows, float(recalls[rates <= least].max(initial=0.0))]) - 0.05)
+    axis.set_ylim(bottom, 1.0 + 0.02 * (1.0 - bottom))
     axis.set(title="Recall against false alarms", xlabel="false-alarm rate (share of good parts, log scale)",
              ylabel="recall (share of defects caught)")  # fmt: skip
     axis.legend(loc="lower right")
@@ -169,13 +159,12 @@ def recall_against_false_alarms(labels: ArrayLike, scores: ArrayLike, points: Se
 def recall_bars(found: Mapping[str, tuple[int, int]], title: str) -> Plot:
     """Recall per name, with its interval and the counts that it rests on."""
     figure, axis = _one(6.4, 0.42 * len(found) + 1.1)
-    for row, (_name, (caught, total)) in enumerate(found.items()):
+    for row, (caught, total) in enumerate(found.values()):
         low, high = metrics.interval(caught, total)
         share = caught / total
         axis.barh(row, share, color=DEFECT, alpha=0.85, height=0.62)
         axis.errorbar(share, row, xerr=[[share - low], [high - share]], color=INK, capsize=3, linewidth=1)
-        axis.text(0.01, row, f"{caught} of {total}", va="center", color="white", fontsize=9)
-    axis.set_yticks(range(len(found)), list(found))
+    axis.set_yticks(range(len(found)), [f"{name} ({caught} of {total})" for name, (caught, total) in found.items()])
     axis.invert_yaxis()
     axis.set_xlim(0.0, 1.0)
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -205,7 +194,7 @@ def what_it_saw(
     axes[0, 0].set_ylabel("image")
     axes[1, 0].set_ylabel("what it saw")
     if shown is not None:
-        figure.colorbar(shown, ax=axes[1, :], label="defect here?", shrink=0.85, ticks=[0.0, 0.5, 1.0])
+        figure.colorbar(shown, ax=axes, label="defect here?", shrink=0.7, aspect=25, ticks=[0.0, 0.5, 1.0])
     return figure
 
 
@@ -217,7 +206,9 @@ def _one(width: float, height: float) -> tuple[Plot, Axes]:
 def _picture(axis: Axes, image: NDArray[np.uint8], mask: NDArray[np.bool_] | None) -> None:
     axis.imshow(image, cmap="gray", vmin=0, vmax=255)
     if mask is not None and mask.any():
-        axis.contour(mask.astype(float), levels=[0.5], colors=[DEFECT], linewidths=1.2)
+        # Drawn around the defect and not upon it: a scratch is thinner than the line.
+        around = ndimage.binary_dilation(mask, iterations=2).astype(float)
+        axis.contour(around, levels=[0.5], colors=[DEFECT], linewidths=1.0)
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(visible=False)

@@ -107,9 +107,9 @@ def plan(recipe: Recipe) -> Iterator[Piece]:
         for tile in range(per_row**2):
             rng = np.random.default_rng([recipe.seed, number])
             defective = round(recipe.per_tile * recipe.defective)
-            # Every kind as often as the others, and which tile gets the odd one more is left to chance.
-            kinds = [list(KINDS)[i % len(KINDS)] for i in range(defective)] if defective else []
-            kinds = [*rng.permutation(kinds)[:defective], *["good"] * (recipe.per_tile - defective)]
+            # Every kind as often as the others; where they do not divide evenly, each tile starts with the next kind.
+            kinds = [list(KINDS)[(tile * defective + i) % len(KINDS)] for i in range(defective)]
+            kinds += ["good"] * (recipe.per_tile - defective)
             for kind in rng.permutation(kinds):
                 x, y = rng.integers(0, TILE - SIZE + 1, 2)
                 yield Piece(
@@ -147,8 +147,8 @@ def surface(photo: NDArray[np.uint8]) -> Image:
 def _dusted(image: Image, rng: np.random.Generator) -> Image:
     """With specks of at most two pixels across."""
     y, x = np.ogrid[:SIZE, :SIZE]
-    for _ in range(rng.integers(0, 5)):
-        at, width, height = rng.uniform(0, SIZE, 2), rng.uniform(0.4, 0.8), rng.choice((-1.0, 1.0)) * rng.uniform(30.0, 90.0)
+    for _ in range(rng.integers(1, 6)):
+        at, width, height = rng.uniform(0, SIZE, 2), rng.uniform(0.4, 0.8), rng.choice((-1.0, 1.0)) * rng.uniform(40.0, 110.0)
         image = image + height * np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * width**2))
     return image
 
