@@ -6,32 +6,38 @@ import csv
 from collections import Counter
 from pathlib import Path
 
-from spawner import datasets
-from tests.support.hub import make_lab_files
+from tests.notebooks.conftest import Lab
 
 
-def test_elpv_has_all_images_and_the_published_labels(tmp_path: Path):
-    from spawner import labfile
-
-    config = labfile.load(make_lab_files(tmp_path).yaml)
-
-    def no_container(*_args: object, **_options: object) -> tuple[int, str]:
-        raise AssertionError("ELPV needs no container")
-
-    said = datasets.get("elpv", config, no_container, accept_licence=datasets.ELPV_LICENCE)
-    assert "not for commercial use" in said
-    folder = config.mounts.datasets / "elpv"
+def test_elpv_has_all_images_and_the_published_labels(elpv: Path) -> None:
+    folder = elpv / "elpv"
     with (folder / "records.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(list((folder / "images").iterdir())) == 2624
     # ref: Deitsch et al. 2019, counts by the experts' probability
-    assert sorted(Counter(row["probability"] for row in rows).values()) == sorted([1508, 295, 106, 715])
-    assert Counter(row["kind"] for row in rows) == {
-        "functional": 1508,
-        "likely functional": 295,
-        "likely defective": 106,
-        "defective": 715,
+    assert Counter((row["probability"], row["kind"], row["defective"]) for row in rows) == {
+        ("0.00", "functional", "0"): 1508,
+        ("0.33", "likely functional", "0"): 295,
+        ("0.67", "likely defective", "1"): 106,
+        ("1.00", "defective", "1"): 715,
     }
     assert {row["source"] for row in rows} == {"mono", "poly"}
     assert "NonCommercial" in (folder / "LICENCE.md").read_text("utf-8")
     assert all((folder / row["file"]).is_file() for row in rows)
+
+
+def test_the_library_in_the_image_reads_what_the_host_wrote(elpv: Path, lab: Lab) -> None:
+    mounts = {str(elpv): {"bind": "/workspace/data", "mode": "ro"}}
+    code, said = lab("python", "-m", "defectlab", "data", "verify", "/workspace/data/elpv", volumes=mounts)
+    assert code == 0, said
+    assert "Solar cells in electroluminescence, 2624 images, 821 defective, licence CC-BY-NC-SA-4.0" in said
+    script = """
+from defectlab import data
+images = data.load("/workspace/data/elpv", size=96, progress=False)
+parts = data.split(images)
+print(images, "|", [len(part) for part in (parts.train, parts.validation, parts.test)], len(data.leaks(parts)))
+"""
+    code, said = lab("python", "-c", script, volumes=mounts)
+    assert code == 0, said
+    assert "2624 images of 96 × 96: 1803 good, 821 defective, from 44 groups" in said
+    assert said.strip().endswith(" 0")

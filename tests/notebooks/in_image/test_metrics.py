@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from defectlab import metrics
+from defectlab.metrics import Confusion
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_curve
+
+LABELS = [0, 0, 0, 0, 1, 1, 1]
+SCORES = [0.1, 0.2, 0.3, 0.8, 0.3, 0.7, 0.9]
+
+
+def test_confusion_by_hand() -> None:
+    assert metrics.confusion(LABELS, SCORES, 0.5) == Confusion(caught=2, missed=1, false_alarms=1, passed=3)
+    assert metrics.confusion(LABELS, SCORES, 0.3) == Confusion(caught=3, missed=0, false_alarms=2, passed=2)
+    counts = Confusion(caught=2, missed=1, false_alarms=1, passed=3)
+    assert (counts.defects, counts.good, counts.recall, counts.false_alarm_rate) == (3, 4, 2 / 3, 1 / 4)
+    assert math.isnan(Confusion(0, 0, 1, 1).recall)
+
+
+def test_auroc_by_hand() -> None:
+    # Of 12 pairs, the defect scores higher in 3 + 3 + 4 - 1 = 9 and ties in 1 of them.
+    assert metrics.auroc(LABELS, SCORES) == pytest.approx((2 + 0.5 + 3 + 4) / 12)
+
+
+@pytest.mark.parametrize(
+    ("rate", "caught", "false_alarms"),
+    [(0.0, 1, 0), (0.24, 1, 0), (0.25, 2, 1), (0.5, 3, 2), (1.0, 3, 4)],
+)
+def test_recall_at_a_false_alarm_rate_by_hand(rate: float, caught: int, false_alarms: int) -> None:
+    point = metrics.operating_point(LABELS, SCORES, rate)
+    assert (point.counts.caught, point.counts.false_alarms) == (caught, false_alarms)
+
+
+def test_a_threshold_chosen_elsewhere_is_taken_as_it_is() -> None:
+    point = metrics.operating_point(LABELS, SCORES, 0.01, threshold=0.75)
+    assert point.counts == Confusion(caught=1, missed=2, false_alarms=1, passed=3)
+    assert str(point) == (
+        "asked for 1.0% false alarms: 1 of 4 (25.0%) came; 1 of 3 defects caught (33.3%, 95% interval 0.8% to 90.6%)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("hits", "tries", "low", "high"),
+    # ref: Clopper and Pearson's table; with no hits the upper end is 1 - 0.025 ** (1 / n)
+    [(0, 10, 0.0, 0.3085), (10, 10, 0.6915, 1.0), (5, 10, 0.1871, 0.8129), (199, 200, 0.9725, 0.9999), (0, 0, 0.0, 1.0)],
+)
+def test_interval_is_clopper_and_pearsons(hits: int, tries: int, low: float, high: float) -> None:
+    assert metrics.interval(hits, tries) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_recall_by_name_puts_the_worst_first_and_counts_defects_only() -> None:
+    names = ["good", "good", "good", "pit", "scratch", "scratch", "pit"]
+    found = metrics.recall_by(names, LABELS, SCORES, 0.5)
+    assert list(found.items()) == [("scratch", (1, 2)), ("pit", (1, 1))]
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "sentence"),
+    [([1, 0], [0.5], "one of each per image"), ([1, 0], [0.5, float("nan")], "did the training diverge")],
+)
+def test_what_cannot_be_judged_is_refused(labels: list[int], scores: list[float], sentence: str) -> None:
+    for judge in (metrics.auroc, metrics.roc, lambda a, b: metrics.confusion(a, b, 0.5)):
+        with pytest.raises(ValueError, match=sentence):
+            judge(labels, scores)
+
+
+def test_a_rate_needs_good_parts_and_sense() -> None:
+    with pytest.raises(ValueError, match="Without good parts"):
+        metrics.threshold_for([1, 1], [0.1, 0.2], 0.01)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        metrics.threshold_for(LABELS, SCORES, 5)
+
+
+# Few different values, so that ties are the rule; both classes are there.
+judged = st.lists(st.tuples(st.booleans(), st.integers(0, 9)), min_size=2, max_size=60).filter(
+    lambda pairs: len({label for label, _ in pairs}) == 2
+)
+
+
+def columns(pairs: list[tuple[bool, int]]) -> tuple[np.ndarray, np.ndarray]:
+    # As float32, which is what a network gives.
+    return np.array([label for label, _ in pairs]), np.array([value / 10 for _, value in pairs], dtype=np.float32)
+
+
+@given(judged)
+def test_auroc_is_the_share_of_pairs_in_order(pairs: list[tuple[bool, int]]) -> None:
+    labels, scores = columns(pairs)
+    compared = [Fraction(1 + (b > g) - (b < g), 2) for b in scores[labels] for g in scores[~labels]]
+    assert metrics.auroc(labels, scores) == pytest.approx(float(sum(compared) / len(compared)))
+
+
+@given(judged)
+def test_roc_encloses_the_auroc_and_agrees_with_scikit_learn(pairs: list[tuple[bool, int]]) -> None:
+    labels, scores = columns(pairs)
+    rates, recalls = metrics.roc(labels, scores)
+    assert (rates[0], recalls[0], rates[-1], recalls[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(recalls, rates) == pytest.approx(metrics.auroc(labels, scores))
+    theirs = roc_curve(labels, scores, drop_intermediate=False)
+    assert np.allclose(theirs[0], rates)
+    assert np.allclose(theirs[1], recalls)
+
+
+@given(judged, st.floats(0, 1))
+def test_a_threshold_keeps_its_rate_and_none_lower_does(pairs: list[tuple[bool, int]], rate: float) -> None:
+    labels, scores = columns(pairs)
+    threshold = metrics.threshold_for(labels, scores, rate)
+    good = int((~labels).sum())
+    assert metrics.confusion(labels, scores, threshold).false_alarms <= rate * good + 1e-6
+    lower = [float(score) for score in scores if score < threshold]
+    if lower:
+        assert metrics.confusion(labels, scores, max(lower)).false_alarms > rate * good - 1e-6
+
+
+@given(judged, st.integers(-1, 11))
+def test_every_image_is_counted_once(pairs: list[tuple[bool, int]], tenth: int) -> None:
+    labels, scores = columns(pairs)
+    counts = metrics.confusion(labels, scores, tenth / 10)
+    assert counts.defects == labels.sum()
+    assert counts.good == (~labels).sum()
+
+
+@given(st.integers(0, 50), st.integers(1, 50))
+def test_interval_holds_the_rate(hits: int, tries: int) -> None:
+    hits = min(hits, tries)
+    low, high = metrics.interval(hits, tries)
+    assert 0.0 <= low <= hits / tries <= high <= 1.0
