@@ -314,7 +314,7 @@ VARIABLE = re.compile(r"\bGPULAB_[A-Z_]+\b")
 def test_environment_variables_are_documented_and_exist():
     told = {name for page in MANUAL for name in VARIABLE.findall(read(page))}
     told |= set(VARIABLE.findall(read("docs/troubleshooting.md")))
-    shipped = ("spawner/", "scripts/", "images/", "Makefile", "jupyterhub_config.py")
+    shipped = ("spawner/", "scripts/", "images/", "notebooks/", "bench/", "Makefile", "jupyterhub_config.py")
     asked = {
         name
         for file in tracked()
