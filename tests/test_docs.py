@@ -35,7 +35,11 @@ REPO = Path(__file__).parents[1]
 def tracked() -> tuple[str, ...]:
     """Files of the repository: committed, or about to be."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=REPO, capture_output=True, text=True, check=True
+        ["git", "-c", "safe.directory=*", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return tuple(sorted(name for name in listed.stdout.split("\0") if name and (REPO / name).is_file()))
 
