@@ -52,7 +52,8 @@ class Notebook:
 
 def wait_until_ready(page: Page) -> None:
     """Wait until JupyterLab has drawn itself."""
-    page.wait_for_url("**/user/**/lab**", timeout=SLOW)
+    # Not until "load": that waits for whatever a page fetches, and what counts here is what the person sees.
+    page.wait_for_url("**/user/**/lab**", wait_until="commit", timeout=SLOW)
     page.locator("#jp-main-dock-panel").wait_for(timeout=SLOW)
     page.locator(".jp-Launcher, .jp-NotebookPanel").first.wait_for(timeout=SLOW)
 
