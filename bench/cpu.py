@@ -67,20 +67,28 @@ def tree_seconds(roots: Iterable[int]) -> float:
     return sum(among[pid].seconds for pid in tree(roots, among))
 
 
-def engine_seconds(containers: Iterable[str]) -> float | None:
-    """CPU seconds so far of the engine on this machine and of the shims of the given containers.
+def engine_seconds(containers: Iterable[str]) -> dict[int, float]:
+    """CPU seconds so far of the engine on this machine and of the shims of the given containers, by process.
 
     Returns:
-        None where no engine runs on this machine.
+        Nothing where no engine runs on this machine.
     """
     among = processes()
     roots = [process.pid for process in among.values() if process.name in ENGINE_NAMES]
     if not roots:
-        return None
+        return {}
     shims = [process for process in among.values() if process.name.startswith(SHIM_NAME)]
     wanted = set(containers)
     ours = [shim for shim in shims if _command_line(shim.pid) & wanted]
-    return sum(among[pid].seconds for pid in tree(roots, among)) + sum(shim.seconds for shim in ours)
+    return {pid: among[pid].seconds for pid in tree(roots, among)} | {shim.pid: shim.seconds for shim in ours}
+
+
+def spent(before: dict[int, float], after: dict[int, float]) -> float | None:
+    """CPU seconds between two readings by process; None where nothing was there to read.
+
+    Only processes that still live count: another engine on this machine may have ended meanwhile.
+    """
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items()) if after else None
 
 
 def machine_seconds(stat: Path = Path("/proc/stat")) -> float:

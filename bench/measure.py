@@ -95,13 +95,9 @@ def one(client: Any, subject: Subject, users: Sequence[str], occasion: str, numb
     ids = subject.containers(users)
     if set(ids) != set(users):
         raise BenchError(f"{subject.name} calls {len(users)} servers ready, but {len(ids)} run.")
-    engine_after = cpu.engine_seconds(ids.values())
-    spent = Cpu(
-        containers=container_seconds(client, ids.values()),
-        hub=hub_after - hub,
-        engine=None if engine is None or engine_after is None else engine_after - engine,
-        machine=machine_after - machine,
-    )
+    # Before the containers: asking for theirs is work of the engine.
+    engine_spent = cpu.spent(engine, cpu.engine_seconds(ids.values()))
+    spent = Cpu(container_seconds(client, ids.values()), hub_after - hub, engine_spent, machine_after - machine)
     serving = serving_seconds(client, ids, {user: began for user, (began, _) in started.items()})
     ready = tuple(ended - began for began, ended in started.values())
     stopped = at_once(subject.stop, users).values()

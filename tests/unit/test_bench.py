@@ -145,6 +145,11 @@ def test_tree_stops_at_the_shims():
     assert cpu.tree([2, 3, 99], among) == {2, 3}
 
 
+def test_an_engine_that_ended_meanwhile_takes_nothing_back():
+    assert cpu.spent({1: 5.0, 2: 90.0}, {1: 6.0, 3: 0.5}) == 1.5
+    assert cpu.spent({}, {}) is None
+
+
 def test_own_process_uses_cpu():
     before = cpu.tree_seconds([os.getpid()])
     while cpu.tree_seconds([os.getpid()]) <= before:
