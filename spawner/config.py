@@ -6,6 +6,7 @@ and the files that tell other processes where the hub is. Never decides anything
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -139,7 +140,7 @@ def _services(c: Any, config: LabConfig, file: str) -> None:
         {
             "name": "gpulab-settler",
             "api_token": vault.secret(secrets, "settler_token"),
-            "command": [sys.executable, "-m", "spawner.services.settler", str(Path(file).resolve())],
+            "command": [sys.executable, "-m", "spawner.services.settler", str(Path(file).resolve()), str(os.getpid())],
         },
     ]
     c.JupyterHub.load_roles = [

@@ -7,6 +7,7 @@
     │   └── TooManyTries       too many wrong tokens from one address (429; in auth.slowdown)
     ├── UnavailableError       this host cannot give the profile, whoever asks (409)
     ├── NoGpuFree              the request is fine, but the GPUs are held by others right now (409)
+    ├── LabEnded               the lab was created, but ended before it answered (500)
     ├── MountError             a NAS folder is missing or does not answer (503)
     ├── InventoryError         the driver is there but does not answer sensibly (503)
     ├── LedgerError            the ledger cannot be read or written, or was asked for the impossible (503)
@@ -106,6 +107,12 @@ class NoGpuFree(LabError):
         self.wanted = wanted
         self.free = free
         self.total = total
+
+
+class LabEnded(LabError):
+    """The lab was created, but ended before it answered."""
+
+    reason = "lab_ended"
 
 
 class MountError(LabError):

@@ -7,6 +7,7 @@ have what, which GPUs, or what is free: those are `options`, `policy`, `placemen
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -16,12 +17,14 @@ from jupyterhub.spawner import SpawnException
 from traitlets import Unicode, default
 
 from spawner import container, options, placement, policy, present, probe, profiles, settlement, volumes
-from spawner.errors import EngineError, LabError, NoGpuFree, RequestError
+from spawner.errors import EngineError, LabEnded, LabError, NoGpuFree, RequestError
 from spawner.model import ContainerSpec, GpuRequest, Holder, Lease, Presence
 from spawner.pages.views import LabView
 from spawner.runtime import Lab, open_lab
 
 T = TypeVar("T")
+LISTEN_SECONDS = 1.0
+"""Longest wait for one connection to a starting lab; between two tries is a tenth of it."""
 
 
 class GpuSpawner(DockerSpawner):
@@ -181,9 +184,25 @@ class GpuSpawner(DockerSpawner):
         self._say(50, "Starting your lab")
         await self._in_lane(lab.engine.start, self.object_id)
         ip = await self._in_lane(lab.engine.address, self.object_id, lab.config.network.name)
-        await self._in_lane(lab.ledger.bind, lease.id)
         self._say(70, "Waiting for JupyterLab to answer")
+        await self._wait_for_listener(ip)
+        await self._in_lane(lab.ledger.bind, lease.id)
         return f"http://{ip}:{self.port}"
+
+    async def _wait_for_listener(self, ip: str) -> None:
+        # JupyterHub waits for an answer too, but does not look whether the lab still lives: one that ended at once, out of
+        # memory for example, would be waited for to the end of the time limit and its reason lost.
+        for attempt in itertools.count(1):
+            try:
+                _, writer = await asyncio.wait_for(asyncio.open_connection(ip, self.port), LISTEN_SECONDS)
+            except (OSError, asyncio.TimeoutError):
+                if attempt % 10 == 0 and (ended := await self.poll()) is not None:
+                    reason = ended if isinstance(ended, str) else "The lab's container is gone."
+                    raise LabEnded(reason, "Choose a profile with more memory, or tell your admin.") from None
+                await asyncio.sleep(LISTEN_SECONDS / 10)
+            else:
+                writer.close()
+                return
 
     async def create_object(self) -> dict[str, str]:
         """Create the container of the rendered spec."""

@@ -9,7 +9,9 @@ Owns reading these requests and writing their answers. Never decides whether a t
 
 from __future__ import annotations
 
+import functools
 import json
+import socket
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -63,7 +65,9 @@ class TokenLoginHandler(LoginHandler):
         context = getattr(self.request.connection, "context", None)
         peer = getattr(context, "_orig_remote_ip", None) or self.request.remote_ip or ""
         trusted: set[str] = getattr(context, "trusted_downstream", set())
-        return client_address(peer, self.request.headers.get("X-Forwarded-For", ""), {self.hub.ip}, trusted)
+        # The proxy runs on this host, but the engine's address translation decides which of the host's addresses it comes from.
+        proxies = {self.hub.ip, peer} if _is_this_host(peer) else {self.hub.ip}
+        return client_address(peer, self.request.headers.get("X-Forwarded-For", ""), proxies, trusted)
 
 
 class SignInHandler(APIHandler):
@@ -115,6 +119,17 @@ class SignInHandler(APIHandler):
         if not 1 <= wish["expires_in"] <= MAX_TOKEN_SECONDS:
             raise web.HTTPError(400, f"expires_in is from 1 to {MAX_TOKEN_SECONDS} seconds.")
         return wish
+
+
+@functools.lru_cache(maxsize=64)
+def _is_this_host(address: str) -> bool:
+    """Whether an address belongs to this host; a lab's container, with an address of its own, never does."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _is_text(value: bytes) -> bool:

@@ -49,6 +49,9 @@ def end_strays(lab: Lab, present: Iterable[str]) -> None:
     A container whose lease the ledger does not know at all is left alone: the ledger may be the one that is wrong.
     """
     for lease_id in lab.ledger.released(present):
+        # The list is older than the ledger's answer: a lab that ended in between is no stray.
+        if lab.engine.presence(lease_id) in (Presence.ABSENT, Presence.UNKNOWN):
+            continue
         log.warning("removing a container that outlived its lease %s", lease_id)
         lab.engine.remove(lease_id)
 
@@ -70,9 +73,12 @@ def run(lab: Lab, stopped: threading.Event, parent: int, period: float = PERIOD_
 
 
 def main(argv: list[str]) -> int:
-    """Entry point: the path of lab.yaml is the only argument."""
+    """Entry point: the arguments are the path of lab.yaml and the process id of the hub.
+
+    The hub's id is told and not asked: a hub that is killed before this process asked would have left it another parent.
+    """
     logging.basicConfig(level=logging.INFO, format="[I settler] %(message)s")
-    parent = os.getppid()
+    parent = int(argv[2])
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopped.set())

@@ -93,6 +93,21 @@ def test_container_removed_behind_our_back_gives_its_gpus_back(lab: HubProcess):
     lab.assert_agreement()
 
 
+def test_lab_that_ends_before_it_answers_is_told_with_the_reason(lab_files, engine):
+    lab_files.edit(profiles__cpu__memory="24m")
+    lab = HubProcess(lab_files, engine)
+    try:
+        lab.start()
+        token = lab.token("ana")
+        refused = lab.post_lab("ana", token, {"profile": "cpu"})
+        assert refused.status_code == 500, refused.text
+        assert "used more memory than its profile allows" in refused.json()["message"]
+        assert "Traceback" not in lab.log.read_text()
+        lab.wait_for(lambda: not lab.leases() and not lab.containers(), 30, "the ended lab to be settled")
+    finally:
+        lab.stop()
+
+
 def test_missing_image_is_told_and_leaks_nothing(lab_files, engine):
     lab_files.edit(image="gpulab/does-not-exist:latest")
     lab = HubProcess(lab_files, engine)
