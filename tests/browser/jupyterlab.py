@@ -67,8 +67,11 @@ def open_notebook(page: Page, url: str, path: str) -> Notebook:
             socket.on("framereceived", lambda frame: heard.append(True) if _says_idle(frame) else None)
 
     page.on("websocket", listen)
-    page.goto(f"{url}/lab/tree/{path}")
-    page.locator(f'.lm-TabBar-tab.jp-mod-current:has-text("{path.rsplit("/", 1)[-1][:20]}")').first.wait_for(timeout=SLOW)
+    page.goto(f"{url}/lab/tree/{path}", wait_until="commit", timeout=SLOW)
+    tab = page.locator(f'.lm-TabBar-tab.jp-mod-current:has-text("{path.rsplit("/", 1)[-1][:20]}")')
+    dialog = page.locator(".jp-Dialog")
+    tab.or_(dialog).first.wait_for(timeout=SLOW)
+    assert not dialog.count(), f"JupyterLab says: {dialog.inner_text()}"
     # The notebook calls its kernel idle before there is one, and forgets what is run until then. The kernel's own word
     # counts; Playwright hands frames out only while it is waiting for something.
     until = time.monotonic() + SLOW / 1000
