@@ -18,6 +18,7 @@ from spawner.engine import Engine
 from spawner.errors import EngineUnknown, LabError
 from spawner.gpu_spawner import GpuSpawner
 from spawner.model import LabConfig
+from spawner.runtime import open_lab
 
 POLL_SECONDS = 10
 # Named servers that may exist, running or not, for each that may run at once.
@@ -38,6 +39,8 @@ def configure(c: Any, file: str, env: Mapping[str, str]) -> None:
     try:
         config = labfile.load(file, env)
         prepare_folders(config)
+        # Opened here so that a ledger that cannot be used stops the hub: without it every running lab would be forgotten.
+        open_lab(str(Path(file).resolve()))
         gateway = _gateway(config)
         _hub(c, config, gateway)
         _proxy(c, config)
@@ -156,7 +159,8 @@ def _spawner(c: Any, config: LabConfig, file: str) -> None:
     c.GpuSpawner.remove = True
     c.GpuSpawner.default_url = "/lab"
     c.GpuSpawner.poll_interval = POLL_SECONDS
-    c.GpuSpawner.start_timeout = config.limits.start_seconds
+    # The spawner keeps both limits itself and tells which one was passed; JupyterHub's own are the net below it.
+    c.GpuSpawner.start_timeout = config.limits.start_seconds + config.limits.http_seconds + 30
     c.GpuSpawner.http_timeout = config.limits.http_seconds
     # JupyterHub would end itself after some failed starts in a row; one broken lab must not end the others' hub.
     c.GpuSpawner.consecutive_failure_limit = 0

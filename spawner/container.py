@@ -17,6 +17,7 @@ LABEL_LEASE = "io.gpulab.lease"
 LABEL_USER = "io.gpulab.user"
 LABEL_SERVER = "io.gpulab.server"
 LABEL_PROFILE = "io.gpulab.profile"
+LABEL_GPUS = "io.gpulab.gpus"
 # No image and no person may set these: they decide which devices the NVIDIA runtime hands over.
 GUARDED_ENV = ("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "CUDA_VISIBLE_DEVICES", "LD_PRELOAD")
 
@@ -58,6 +59,7 @@ def render(
             LABEL_USER: lease.holder.user,
             LABEL_SERVER: lease.holder.server,
             LABEL_PROFILE: profile.key,
+            LABEL_GPUS: ",".join(lease.gpus),
         },
         mounts=volumes.mounts(config, lease.holder, data_writable=data_writable),
         devices=_devices(leased, facts),

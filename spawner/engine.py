@@ -18,7 +18,7 @@ import docker.errors
 import requests
 from docker.utils import kwargs_from_env
 
-from spawner.container import LABEL_LAB, LABEL_LEASE
+from spawner.container import LABEL_GPUS, LABEL_LAB, LABEL_LEASE
 from spawner.errors import EngineError, EngineRefused, EngineUnknown
 from spawner.hostconfig import host_options, mount_options
 from spawner.model import ContainerSpec, EngineFacts, HostCapacity, Mount, Presence
@@ -116,6 +116,19 @@ class Engine:
         for container in found:
             states.setdefault(container["Labels"].get(LABEL_LEASE, ""), set()).add(container.get("State", ""))
         return {lease_id: _presence(seen) for lease_id, seen in states.items()}
+
+    def gpus_by_lease(self, lab: str) -> dict[str, frozenset[str]]:
+        """Lease id → UUIDs that its container was made with, for every container of this lab.
+
+        Raises:
+            EngineUnknown: the engine does not answer.
+        """
+        with translated("list the lab's containers"):
+            found = self._quick.containers(all=True, filters={"label": f"{LABEL_LAB}={lab}"})
+        return {
+            container["Labels"].get(LABEL_LEASE, ""): frozenset(container["Labels"].get(LABEL_GPUS, "").split(",")) - {""}
+            for container in found
+        }
 
     def remove(self, lease_id: str, stop_seconds: int = 10) -> None:
         """Stop and remove the container of a lease. Idempotent; gone already is success.

@@ -7,24 +7,23 @@ have what, which GPUs, or what is free: those are `options`, `policy`, `placemen
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from dockerspawner import DockerSpawner
 from jupyterhub.spawner import SpawnException
 from traitlets import Unicode, default
 
-from spawner import container, options, placement, policy, present, probe, profiles, settlement, volumes
+from spawner import answering, container, options, placement, policy, present, probe, profiles, settlement, volumes
 from spawner.errors import EngineError, LabEnded, LabError, NoGpuFree, RequestError
-from spawner.model import ContainerSpec, GpuRequest, Holder, Lease, Presence
+from spawner.lanes import Lane, Lanes
+from spawner.model import ContainerSpec, GpuRequest, Holder, Presence
 from spawner.pages.views import LabView
 from spawner.runtime import Lab, open_lab
 
 T = TypeVar("T")
-LISTEN_SECONDS = 1.0
-"""Longest wait for one connection to a starting lab; between two tries is a tenth of it."""
+SURVIVOR_SECONDS = 5.0
+"""Time between two tries of a lab that outlived a restart of the hub and does not answer."""
 
 
 class GpuSpawner(DockerSpawner):
@@ -37,9 +36,9 @@ class GpuSpawner(DockerSpawner):
     lab_file = Unicode(help="Path of lab.yaml.").tag(config=True)
     lease_id = Unicode(help="The current lease; kept in the hub's database so that it survives a restart.")
 
-    # One thread per container name: calls for one lab keep their order even after a cancelled start, whose thread runs on,
+    # One lane per container name: calls for one lab keep their order even after a cancelled start, whose thread runs on,
     # while labs of different people do not wait for each other as on DockerSpawner's single thread.
-    _lanes: dict[str, ThreadPoolExecutor] = {}  # noqa: RUF012  (traitlets classes cannot carry ClassVar annotations)
+    _lanes = Lanes()
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -67,11 +66,9 @@ class GpuSpawner(DockerSpawner):
         return self.lab.engine.client
 
     @property
-    def executor(self) -> ThreadPoolExecutor:
+    def executor(self) -> Lane:
         """The lane of this lab's container; used by DockerSpawner's own verbs."""
-        if self.object_name not in self._lanes:
-            self._lanes[self.object_name] = ThreadPoolExecutor(1, thread_name_prefix=self.object_name)
-        return self._lanes[self.object_name]
+        return Lane(self._lanes, self.object_name)
 
     async def _in_lane(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         return await asyncio.wrap_future(self.executor.submit(function, *args, **kwargs))
@@ -86,15 +83,18 @@ class GpuSpawner(DockerSpawner):
 
     @property
     def lab_view(self) -> LabView | None:
-        """The running lab as the home page shows it; None when there is none or it cannot be told."""
-        if self._view is None and self.lease_id:
-            try:
-                leases = [lease for lease in self.lab.ledger.active() if lease.id == self.lease_id]
-                if leases:
-                    self._view = present.lab_view(leases[0], self.lab.inventory.gpus(), self.lab.config)
-            except LabError as error:
-                self.log.warning("%s cannot be shown: %s", self._log_name, error)
+        """The running lab as the home page shows it; None when there is none or it is not known yet."""
         return self._view
+
+    def _look(self) -> None:
+        # In the lane and not in the page: ledger and driver may take seconds, and a page must not hold up the hub.
+        lab = self.lab
+        try:
+            for lease in lab.ledger.active_of(self.holder):
+                if lease.id == self.lease_id:
+                    self._view = present.lab_view(lease, lab.inventory.gpus(), lab.config)
+        except LabError as error:
+            self.log.warning("%s cannot be shown: %s", self._log_name, error)
 
     # --- what was asked ---------------------------------------------------
 
@@ -143,8 +143,15 @@ class GpuSpawner(DockerSpawner):
             SpawnException: with the sentence for the person; the lease is settled by `run_post_stop_hook`.
         """
         self._events.clear()
+        limits = self.lab.config.limits
         try:
-            return await self._start()
+            try:
+                url = await asyncio.wait_for(self._start(), limits.start_seconds)
+            except asyncio.TimeoutError:
+                raise LabEnded(f"The lab was not created within {limits.start_seconds} s.", answering.AGAIN) from None
+            await answering.wait(url, f"{url}{self.server.base_url}api", limits.http_seconds, self.poll)
+            await self._in_lane(self.lab.ledger.bind, self.lease_id)
+            return url
         except LabError as error:
             self.log.warning("%s not started: %s", self._log_name, error)
             raise await self._refusal(error) from None
@@ -160,7 +167,7 @@ class GpuSpawner(DockerSpawner):
         folders = (lab.config.mounts.datasets, lab.config.mounts.models)
         await self._in_lane(probe.require_folders, folders, lab.config.mounts.probe_seconds)
         facts = await self._in_lane(lab.engine.facts)
-        gpus = await self._in_lane(lab.inventory.gpus)
+        gpus = await self._in_lane(lab.leasable_gpus)
         profiles.require_available(profile, facts.capacity, gpus)
         await self._in_lane(self._settle_holder)
         lease = await self._in_lane(
@@ -175,7 +182,7 @@ class GpuSpawner(DockerSpawner):
         )
         self.lease_id = lease.id
         self.log.info("%s: lease %s of %s", self._log_name, lease.id, ", ".join(lease.gpus) or "no GPU")
-        self._say(20, self._lease_words(lease))
+        self._say(20, present.lease_words(lease))
         self._spec = container.render(
             lab.config, profile, lease, gpus, facts, self.get_env(), data_writable=self._may_write_data()
         )
@@ -184,25 +191,9 @@ class GpuSpawner(DockerSpawner):
         self._say(50, "Starting your lab")
         await self._in_lane(lab.engine.start, self.object_id)
         ip = await self._in_lane(lab.engine.address, self.object_id, lab.config.network.name)
+        await self._in_lane(self._look)
         self._say(70, "Waiting for JupyterLab to answer")
-        await self._wait_for_listener(ip)
-        await self._in_lane(lab.ledger.bind, lease.id)
         return f"http://{ip}:{self.port}"
-
-    async def _wait_for_listener(self, ip: str) -> None:
-        # JupyterHub waits for an answer too, but does not look whether the lab still lives: one that ended at once, out of
-        # memory for example, would be waited for to the end of the time limit and its reason lost.
-        for attempt in itertools.count(1):
-            try:
-                _, writer = await asyncio.wait_for(asyncio.open_connection(ip, self.port), LISTEN_SECONDS)
-            except (OSError, asyncio.TimeoutError):
-                if attempt % 10 == 0 and (ended := await self.poll()) is not None:
-                    reason = ended if isinstance(ended, str) else "The lab's container is gone."
-                    raise LabEnded(reason, "Choose a profile with more memory, or tell your admin.") from None
-                await asyncio.sleep(LISTEN_SECONDS / 10)
-            else:
-                writer.close()
-                return
 
     async def create_object(self) -> dict[str, str]:
         """Create the container of the rendered spec."""
@@ -224,12 +215,6 @@ class GpuSpawner(DockerSpawner):
         mounts = self.lab.config.mounts
         groups = frozenset(group.name for group in self.user.groups)
         return policy.may_write_datasets(self.user.name, groups, mounts.dataset_writers, mounts.dataset_writer_groups)
-
-    def _lease_words(self, lease: Lease) -> str:
-        if not lease.gpus:
-            return "No GPU needed; preparing your lab"
-        count = len(lease.gpus)
-        return f"{count} GPU{'s are' if count > 1 else ' is'} yours; preparing your lab"
 
     async def _refusal(self, error: LabError) -> SpawnException:
         text, html = error.message, present.error_html(error)
@@ -265,6 +250,8 @@ class GpuSpawner(DockerSpawner):
             return 0
         presence = await self._in_lane(self.lab.engine.presence, self.lease_id)
         if presence in (Presence.RUNNING, Presence.UNKNOWN):
+            if self._view is None:
+                await self._in_lane(self._look)
             return None
         if presence is Presence.ABSENT:
             return 0
@@ -272,13 +259,31 @@ class GpuSpawner(DockerSpawner):
 
     async def stop(self, now: bool = False) -> None:
         """Ask the lab to end and remove its container; the GPUs are given back by settlement."""
-        await self._in_lane(self.lab.ledger.drain, self.lease_id)
         seconds = 1 if now else self.lab.config.limits.stop_seconds
-        try:
-            await self._in_lane(self.lab.engine.remove, self.lease_id, seconds)
-        except LabError as error:
-            # The lease is draining: the settler goes on asking until the engine says that the container is gone.
-            self.log.warning("%s not stopped yet: %s", self._log_name, error)
+        # Two steps that do not wait for each other's success: a ledger in trouble must not keep a lab running that its owner
+        # ended, and an engine in trouble must not keep the lease from draining. Settlement finishes what is left.
+        for step in (
+            lambda: self.lab.ledger.drain(self.lease_id, self.lab.clock()),
+            lambda: self.lab.engine.remove(self.lease_id, seconds),
+        ):
+            try:
+                await self._in_lane(step)
+            except LabError as error:
+                self.log.warning("%s not stopped yet: %s", self._log_name, error)
+
+    async def get_url(self) -> str:
+        """URL of a lab that outlived a restart of the hub, once it answers.
+
+        JupyterHub asks this of survivors before it tries them, and would end one that does not answer in time. A network or
+        a lab that stalls must not end work: this waits for as long as the engine does not say that the lab is gone.
+        """
+        url = str(self.server.url)
+        while not await answering.listens(url):
+            if await self.poll() is not None:
+                break
+            self.log.warning("%s runs but does not answer at %s; waiting for it", self._log_name, url)
+            await asyncio.sleep(SURVIVOR_SECONDS)
+        return url
 
     async def run_post_stop_hook(self) -> None:
         """Settle every lease of this holder; JupyterHub runs this on every way out, also where it skips `stop`."""
@@ -293,7 +298,7 @@ class GpuSpawner(DockerSpawner):
     def _settle_holder(self) -> None:
         lab = self.lab
         for lease in lab.ledger.active_of(self.holder):
-            lab.ledger.drain(lease.id)
+            lab.ledger.drain(lease.id, lab.clock())
         settlement.settle_all(lab.ledger.active_of(self.holder), lab.ledger, lab.engine, lab.clock, lab.patience)
 
     # --- state ------------------------------------------------------------

@@ -32,6 +32,8 @@ def host_options(spec: ContainerSpec) -> dict[str, Any]:
         "init": True,
         # The engine's own removal would destroy the reason of an end (out of memory) before anyone read it.
         "auto_remove": False,
+        # What a lab prints goes to the engine's disk; without a limit one endless loop would fill it.
+        "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
         "restart_policy": {"Name": "no"},
     }
     if spec.devices is not None:

@@ -19,6 +19,7 @@ from spawner.errors import LabError, LedgerError
 from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
 
 SCHEMA_VERSION = 1
+_READS = "gpulab_reads"
 _metadata = sa.MetaData()
 _meta = sa.Table("meta", _metadata, sa.Column("schema_version", sa.Integer, nullable=False))
 _leases = sa.Table(
@@ -32,6 +33,7 @@ _leases = sa.Table(
     sa.Column("container", sa.String(128), nullable=False, default=""),
     sa.Column("in_flight", sa.Boolean, nullable=False),
     sa.Column("created", sa.DateTime, nullable=False),
+    sa.Column("drained", sa.DateTime),
     sa.Column("absent_since", sa.DateTime),
     sa.Column("released", sa.DateTime),
     sa.Column("release_reason", sa.String(200), nullable=False, default=""),
@@ -157,9 +159,10 @@ class Ledger:
         if not self._change(lease_id, (LeaseState.STARTING,), state=LeaseState.BOUND.value):
             raise LedgerError("The start was given up before the lab was up.", "Start it again.")
 
-    def drain(self, lease_id: str) -> None:
+    def drain(self, lease_id: str, now: datetime) -> None:
         """Note that the lab is to end. Idempotent; does not free anything."""
-        self._change(lease_id, (LeaseState.STARTING, LeaseState.BOUND), state=LeaseState.DRAINING.value)
+        states = (LeaseState.STARTING, LeaseState.BOUND)
+        self._change(lease_id, states, state=LeaseState.DRAINING.value, drained=_naive(now))
 
     def note_absent(self, lease_id: str, now: datetime) -> None:
         """Note the first *absent* of a draining lease."""
@@ -216,7 +219,7 @@ class Ledger:
     @contextmanager
     def _transaction(self, write: bool = True) -> Iterator[sa.Connection]:
         try:
-            with self._engine.begin() as connection:
+            with self._engine.connect().execution_options(**{_READS: not write}) as connection, connection.begin():
                 if write and connection.dialect.name == "postgresql":
                     # Writers queue here, so what `admit` and `choose` saw is still true at commit.
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(7203)"))
@@ -254,6 +257,7 @@ def _active(connection: sa.Connection) -> tuple[Lease, ...]:
             created=_aware(row.created),
             container=row.container,
             in_flight=row.in_flight,
+            drained=_aware(row.drained) if row.drained else None,
             absent_since=_aware(row.absent_since) if row.absent_since else None,
         )
         for row in rows
@@ -280,4 +284,5 @@ def _sqlite_connect(connection: Any, _record: Any) -> None:
 
 
 def _sqlite_begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # A reader sees the last committed state at once; only writers wait for each other.
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(_READS) else "BEGIN IMMEDIATE")

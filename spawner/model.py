@@ -96,6 +96,7 @@ class Lease:
         gpus: UUIDs; empty for a CPU profile.
         container: engine's id once it answered the creation, else ''.
         in_flight: a creation may still be on its way to the engine, so one *absent* proves nothing yet.
+        drained: when it began to drain; None while it does not.
         absent_since: when the engine first said *absent* while draining; None while it has not.
     """
 
@@ -107,6 +108,7 @@ class Lease:
     created: datetime
     container: str = ""
     in_flight: bool = False
+    drained: datetime | None = None
     absent_since: datetime | None = None
 
 

@@ -83,6 +83,13 @@ def lab_view(lease: Lease, gpus: Iterable[Gpu], config: LabConfig) -> views.LabV
     return views.LabView(profile.title if profile else lease.profile, _gpu_views(leased, ()))
 
 
+def lease_words(lease: Lease) -> str:
+    """What the progress page says once the GPUs are leased."""
+    if not lease.gpus:
+        return "No GPU needed; preparing your lab"
+    return f"{views.count(len(lease.gpus), 'GPU')} of your own; preparing your lab"
+
+
 def _card(profile: Profile, data: Snapshot) -> views.ProfileCard:
     unavailable = data.problem
     if data.facts is not None:

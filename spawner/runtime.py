@@ -7,16 +7,20 @@ their parts from here.
 from __future__ import annotations
 
 import functools
+import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from spawner import labfile
-from spawner.engine import Engine
+from spawner.engine import CALL_SECONDS, Engine
 from spawner.inventory import Inventory, detect
 from spawner.ledger import Ledger
-from spawner.model import LabConfig
+from spawner.model import Gpu, LabConfig
+from spawner.settlement import Patience
+
+log = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
@@ -41,9 +45,29 @@ class Lab:
     new_id: Callable[[], str] = new_lease_id
 
     @property
-    def patience(self) -> timedelta:
-        """Longest time a start may take before settlement gives it up."""
-        return timedelta(seconds=self.config.limits.start_seconds + 10)
+    def patience(self) -> Patience:
+        """How long settlement waits before it acts; each is a little longer than what it waits for."""
+        limits = self.config.limits
+        return Patience(
+            start=timedelta(seconds=limits.start_seconds + limits.http_seconds + 10),
+            flight=timedelta(seconds=limits.start_seconds + 10),
+            stop=timedelta(seconds=limits.stop_seconds + 5),
+        )
+
+    def leasable_gpus(self) -> tuple[Gpu, ...]:
+        """Every GPU of the lab, less those that a container without a known lease sits on.
+
+        Such a container is there when an older ledger was put back, or a new one began: what it holds is nobody's to give.
+
+        Raises:
+            LabError: inventory, ledger or engine do not answer.
+        """
+        known = {lease.id for lease in self.ledger.active()}
+        in_use = self.engine.gpus_by_lease(self.config.name)
+        strange = {uuid for lease_id, uuids in in_use.items() if lease_id not in known for uuid in uuids}
+        if strange:
+            log.warning("containers without a lease hold %s", ", ".join(sorted(strange)))
+        return tuple(gpu for gpu in self.inventory.gpus() if gpu.uuid not in strange)
 
 
 @functools.lru_cache(maxsize=8)
@@ -55,4 +79,6 @@ def open_lab(file: str) -> Lab:
             inventory instead, so that labs which run are still seen.
     """
     config = labfile.load(file)
-    return Lab(config, Ledger.open(config.ledger_url), Engine(), detect(config))
+    # No call may travel longer than a start may take: settlement counts on it.
+    engine = Engine(call_seconds=min(CALL_SECONDS, config.limits.start_seconds))
+    return Lab(config, Ledger.open(config.ledger_url), engine, detect(config))

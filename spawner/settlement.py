@@ -10,12 +10,31 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from spawner.model import Lease, LeaseState, Presence
 
 log = logging.getLogger(__name__)
+
+# A lab that is removed here has had its time to end, or was never used.
+OVERDUE_STOP_SECONDS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long settlement waits before it acts.
+
+    Attributes:
+        start: longest time a start may take, from lease to bound.
+        flight: longest time a creation may travel to the engine.
+        stop: time that a lab which was asked to end has for ending by itself.
+    """
+
+    start: timedelta
+    flight: timedelta
+    stop: timedelta
 
 
 class Action(enum.Enum):
@@ -32,7 +51,7 @@ class LedgerLike(Protocol):
     """What settlement needs of a ledger."""
 
     def active(self) -> tuple[Lease, ...]: ...  # noqa: D102  (the ledger documents it)
-    def drain(self, lease_id: str) -> None: ...  # noqa: D102
+    def drain(self, lease_id: str, now: datetime) -> None: ...  # noqa: D102
     def note_absent(self, lease_id: str, now: datetime) -> None: ...  # noqa: D102
     def release(self, lease_id: str, now: datetime, reason: str) -> None: ...  # noqa: D102
 
@@ -41,17 +60,17 @@ class EngineLike(Protocol):
     """What settlement needs of an engine. `presence` answers *unknown* instead of raising."""
 
     def presence(self, lease_id: str) -> Presence: ...  # noqa: D102
-    def remove(self, lease_id: str) -> None: ...  # noqa: D102
+    def remove(self, lease_id: str, stop_seconds: int) -> None: ...  # noqa: D102
 
 
-def decide(lease: Lease, presence: Presence, now: datetime, patience: timedelta) -> Action:
+def decide(lease: Lease, presence: Presence, now: datetime, patience: Patience) -> Action:
     """The rule of settlement.
 
     Args:
         lease: an active lease.
         presence: what the engine says about its container.
         now: the present moment.
-        patience: longest time a start may take, and longest time a creation may travel to the engine.
+        patience: how long to wait.
 
     Returns:
         The one action that is right now; the next round continues from there.
@@ -63,20 +82,24 @@ def decide(lease: Lease, presence: Presence, now: datetime, patience: timedelta)
     if lease.state is LeaseState.BOUND:
         return Action.KEEP if presence is Presence.RUNNING else Action.DRAIN
     # Starting: the hub may be about to bind it. Only a start that outlived its own time limit is given up.
-    return Action.DRAIN if now - lease.created > patience else Action.KEEP
+    return Action.DRAIN if now - lease.created > patience.start else Action.KEEP
 
 
-def _decide_draining(lease: Lease, presence: Presence, now: datetime, patience: timedelta) -> Action:
+def _decide_draining(lease: Lease, presence: Presence, now: datetime, patience: Patience) -> Action:
+    if presence is Presence.RUNNING:
+        # Whoever asked it to end is stopping it, with time to save; that is cut short for nobody.
+        overdue = lease.drained is None or now - lease.drained > patience.stop
+        return Action.REMOVE if overdue else Action.KEEP
     if presence is not Presence.ABSENT:
         return Action.REMOVE
     if not lease.in_flight:
         return Action.RELEASE
     if lease.absent_since is None:
         return Action.NOTE_ABSENT
-    return Action.RELEASE if now - lease.absent_since > patience else Action.KEEP
+    return Action.RELEASE if now - lease.absent_since > patience.flight else Action.KEEP
 
 
-def settle(lease: Lease, ledger: LedgerLike, engine: EngineLike, clock: Callable[[], datetime], patience: timedelta) -> Action:
+def settle(lease: Lease, ledger: LedgerLike, engine: EngineLike, clock: Callable[[], datetime], patience: Patience) -> Action:
     """Settle one lease as far as it goes now.
 
     Returns:
@@ -91,12 +114,12 @@ def settle(lease: Lease, ledger: LedgerLike, engine: EngineLike, clock: Callable
             break
         log.info("lease %s of %s: %s", lease.id, lease.holder, action.value)
         if action is Action.DRAIN:
-            ledger.drain(lease.id)
+            ledger.drain(lease.id, clock())
             if presence is Presence.STOPPED:
                 # The stopped container still knows why it ended; the hub's next poll reads that before it goes.
                 break
         elif action is Action.REMOVE:
-            engine.remove(lease.id)
+            engine.remove(lease.id, OVERDUE_STOP_SECONDS)
         elif action is Action.NOTE_ABSENT:
             ledger.note_absent(lease.id, clock())
             break
@@ -115,7 +138,7 @@ def settle_all(
     ledger: LedgerLike,
     engine: EngineLike,
     clock: Callable[[], datetime],
-    patience: timedelta,
+    patience: Patience,
 ) -> dict[str, Action]:
     """Settle many leases; one that fails is logged and does not stop the others.
 

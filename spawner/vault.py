@@ -5,8 +5,11 @@ Owns making and reading them. Never logs or prints one, never widens a mode; ref
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
+import tempfile
 from pathlib import Path
 
 from spawner.errors import VaultError
@@ -36,13 +39,27 @@ def secret(folder: Path, name: str) -> str:
     """
     path = open_folder(folder) / name
     try:
-        try:
-            # O_EXCL: of two processes that start at once, one makes the secret and the other reads it.
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_text("ascii").strip()
-        with os.fdopen(handle, "w") as file:
-            file.write(made := secrets.token_hex(32))
-        return made
+        if not path.exists():
+            _make(path)
+        found = path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise VaultError(f"The secret {path} cannot be used ({error}).") from None
+    if not re.fullmatch("[0-9a-f]{64}", found):
+        # An empty secret would open what it guards to everyone.
+        raise VaultError(f"The secret {path} is not whole.", "Remove the file; a new secret is made at the next start.")
+    return found
+
+
+def _make(path: Path) -> None:
+    # Written whole under another name and then linked: nobody ever reads half a secret, and of two processes that start at
+    # once one makes it and the other takes what is there.
+    handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(part, path)
+    finally:
+        os.unlink(part)

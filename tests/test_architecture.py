@@ -14,7 +14,7 @@ PACKAGE = REPO / "spawner"
 # Floors of the house, from the ground up. A module imports from floors below its own, never beside or above.
 FLOORS: list[set[str]] = [
     {"errors", "model"},
-    {"schema", "options", "policy", "placement", "profiles", "volumes", "vault", "probe", "datasets"},
+    {"schema", "options", "policy", "placement", "profiles", "volumes", "vault", "probe", "lanes", "answering", "datasets"},
     {"container", "hostconfig", "labfile"},
     {"inventory", "ledger", "engine"},
     {"settlement"},
@@ -34,7 +34,7 @@ OWNERS = {
     "docker": {"engine"},
     "sqlalchemy": {"ledger"},
     "pynvml": {"inventory"},
-    "jupyterhub": {"gpu_spawner", "config", "auth", "pages", "services"},
+    "jupyterhub": {"answering", "gpu_spawner", "config", "auth", "pages", "services"},
     "dockerspawner": {"gpu_spawner"},
     "oauthenticator": {"auth"},
     "pydantic": {"schema", "labfile"},

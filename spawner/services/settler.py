@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from spawner.errors import LabError
 from spawner.model import Presence
 from spawner.runtime import Lab, open_lab
-from spawner.settlement import Action, decide, settle_all
+from spawner.settlement import OVERDUE_STOP_SECONDS, Action, decide, settle_all
 
 PERIOD_SECONDS = 5.0
 log = logging.getLogger("gpulab.settler")
@@ -53,7 +53,10 @@ def end_strays(lab: Lab, present: Iterable[str]) -> None:
         if lab.engine.presence(lease_id) in (Presence.ABSENT, Presence.UNKNOWN):
             continue
         log.warning("removing a container that outlived its lease %s", lease_id)
-        lab.engine.remove(lease_id)
+        try:
+            lab.engine.remove(lease_id, OVERDUE_STOP_SECONDS)
+        except LabError as error:
+            log.warning("lease %s: its container is still there: %s", lease_id, error)
 
 
 def run(lab: Lab, stopped: threading.Event, parent: int, period: float = PERIOD_SECONDS) -> None:

@@ -75,9 +75,9 @@ def test_the_way_of_a_lease(ledger: Ledger):
     ledger.answered("a", "container-1")
     ledger.bind("a")
     assert (ledger.active()[0].state, ledger.active()[0].container) == (LeaseState.BOUND, "container-1")
-    ledger.drain("a")
+    ledger.drain("a", after(2))
     ledger.note_absent("a", after(3))
-    assert ledger.active()[0].absent_since == after(3)
+    assert (ledger.active()[0].drained, ledger.active()[0].absent_since) == (after(2), after(3))
     ledger.release("a", after(4), "gone")
     assert ledger.active() == ()
     assert acquire(ledger, "b").gpus == (GPUS[0].uuid,)
@@ -86,7 +86,7 @@ def test_the_way_of_a_lease(ledger: Ledger):
 def test_ending_twice_is_a_noop(ledger: Ledger):
     acquire(ledger, "a")
     for _ in range(2):
-        ledger.drain("a")
+        ledger.drain("a", after(2))
     for _ in range(2):
         ledger.release("a", T0, "gone")
     acquire(ledger, "b", 4)
@@ -96,7 +96,7 @@ def test_ending_twice_is_a_noop(ledger: Ledger):
 
 def test_a_start_that_was_given_up_cannot_bind(ledger: Ledger):
     acquire(ledger, "a")
-    ledger.drain("a")
+    ledger.drain("a", after(2))
     with pytest.raises(LedgerError, match="given up"):
         ledger.bind("a")
     assert ledger.active()[0].state is LeaseState.DRAINING
@@ -107,6 +107,15 @@ def test_released_is_said_of_known_leases_only(ledger: Ledger):
     acquire(ledger, "b")
     ledger.release("b", T0, "gone")
     assert ledger.released(["a", "b", "never-seen"]) == {"b"}
+
+
+def test_reading_does_not_wait_for_a_writer(ledger: Ledger, tmp_path: Path):
+    acquire(ledger, "a")
+    with sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert [lease.id for lease in ledger.active()] == ["a"]
+        writer.execute("ROLLBACK")
+    writer.close()
 
 
 def test_only_the_holders_leases(ledger: Ledger):

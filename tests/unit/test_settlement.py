@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spawner.model import LeaseState, Presence
-from spawner.settlement import Action, decide, settle, settle_all
+from spawner.settlement import Action, Patience, decide, settle, settle_all
 from tests.unit.values import T0, after, make_lease
 
-PATIENCE = timedelta(seconds=100)
+PATIENCE = Patience(start=timedelta(seconds=100), flight=timedelta(seconds=100), stop=timedelta(seconds=30))
 S, P, A = LeaseState, Presence, Action
 
 
@@ -32,6 +32,13 @@ S, P, A = LeaseState, Presence, Action
 )
 def test_rule(state: LeaseState, presence: Presence, age: float, in_flight: bool, action: Action):
     assert decide(make_lease(state=state, in_flight=in_flight), presence, after(age), PATIENCE) is action
+
+
+def test_a_lab_that_was_asked_to_end_has_its_time():
+    lease = make_lease(state=S.DRAINING, drained=T0)
+    assert decide(lease, P.RUNNING, after(29), PATIENCE) is A.KEEP
+    assert decide(lease, P.RUNNING, after(31), PATIENCE) is A.REMOVE
+    assert decide(lease, P.STOPPED, after(1), PATIENCE) is A.REMOVE
 
 
 def test_in_flight_creation_needs_a_second_absent_after_patience():
@@ -75,8 +82,8 @@ class OneLease:
         self.lease = type(self.lease)(**{**values, **changes})
         self.steps.append(step)
 
-    def drain(self, lease_id: str) -> None:
-        self._set("drain", state=S.DRAINING)
+    def drain(self, lease_id: str, now) -> None:
+        self._set("drain", state=S.DRAINING, drained=now)
 
     def note_absent(self, lease_id: str, now) -> None:
         self._set("note", absent_since=now)
@@ -87,7 +94,7 @@ class OneLease:
     def presence(self, lease_id: str) -> Presence:
         return self.now
 
-    def remove(self, lease_id: str) -> None:
+    def remove(self, lease_id: str, stop_seconds: int) -> None:
         self.steps.append("remove")
         self.now = P.ABSENT
 

@@ -16,6 +16,16 @@ def test_secret_is_made_once_and_private(tmp_path: Path):
     assert len(first) == 64
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / "token").stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in folder.iterdir()) == ["other", "token"]
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * 64, "0" * 63, "ü" * 64])
+def test_half_a_secret_is_refused_and_not_used(tmp_path: Path, text: str):
+    folder = tmp_path / "secrets"
+    folder.mkdir(mode=0o700)
+    (folder / "token").write_text(text)
+    with pytest.raises(VaultError):
+        vault.secret(folder, "token")
 
 
 def test_open_folder_is_refused_with_the_command_that_mends_it(tmp_path: Path):
