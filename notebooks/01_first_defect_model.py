@@ -29,7 +29,7 @@
 # **Data and licences.** The default data set, `textures`, is free to use for anything (CC0): real photographs of brick, grass
 # and gravel, half of the images with a defect drawn in. If your admin has installed them, you can also choose `elpv`, real
 # solar cells under electroluminescence. Those are licensed CC BY-NC-SA 4.0: **no commercial use**, which is why somebody has to
-# opt in: `gpulab data get elpv --accept-licence CC-BY-NC-SA-4.0`.
+# opt in: `gpulab data get elpv --accept-licence CC-BY-NC-SA-4.0`. The readings below are about `textures`.
 
 # %%
 import os

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import docker
 import pytest
 
-from tests.notebooks.conftest import REPO, Lab, Volume
+from tests.notebooks.conftest import Lab
+from tests.notebooks.image import IN_IMAGE, volumes
 
 TEXTURES = ("python", "-m", "defectlab", "data", "textures", "--out", "/out", "--quiet")
 
@@ -15,7 +17,7 @@ def test_its_unit_tests_pass_where_it_is_used(lab: Lab, tools: Path) -> None:
     code, said = lab(
         *("python", "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--basetemp=/tmp/tests", "/tests"),
         volumes={
-            str(REPO / "tests" / "notebooks" / "in_image"): {"bind": "/tests", "mode": "ro"},
+            **IN_IMAGE,
             str(tools): {"bind": "/tools", "mode": "ro"},
         },
         environment={"PYTHONPATH": "/tools", "PYTHONDONTWRITEBYTECODE": "1"},
@@ -46,12 +48,13 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(lab: Lab, owner: int) -
     )
 
 
-def test_the_whole_default_data_set_is_written_whole_and_once(lab: Lab, volume: Volume) -> None:
-    mounts = {volume("data"): {"bind": "/workspace/data", "mode": "rw"}}
-    write = ("python", "-m", "defectlab", "data", "textures", "--out", "/workspace/data")
-    assert lab(*write, volumes=mounts)[1].splitlines()[-1].startswith("Wrote /workspace/data/textures: 2880 images, CC0-1.0")
-    assert lab(*write, volumes=mounts)[1].startswith("There already: /workspace/data/textures")
-    code, said = lab(
-        "bash", "-c", "ls -A /workspace/data; cd /workspace/data/textures && sha256sum --check --quiet SHA256SUMS", volumes=mounts
-    )
+def test_the_whole_default_data_set_is_written_whole_and_once(client: docker.DockerClient, lab: Lab) -> None:
+    with volumes(client, "data") as (data,):
+        mounts = {data: {"bind": "/workspace/data", "mode": "rw"}}
+        write = ("python", "-m", "defectlab", "data", "textures", "--out", "/workspace/data")
+        told = "/workspace/data/textures: 2880 images, CC0-1.0, difficulty default"
+        assert lab(*write, volumes=mounts)[1].splitlines()[-1].startswith(f"Wrote {told}")
+        assert lab(*write, volumes=mounts)[1].startswith(f"There already: {told}")
+        check = "ls -A /workspace/data; cd /workspace/data/textures && sha256sum --check --quiet SHA256SUMS"
+        code, said = lab("bash", "-c", check, volumes=mounts)
     assert (code, said.split()) == (0, ["textures"])

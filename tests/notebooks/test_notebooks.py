@@ -7,18 +7,20 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import jupytext
 import nbformat
 import pytest
 
-from tests.notebooks.conftest import REPO, Lab, Volume
+from tests.notebooks.conftest import Lab
+from tests.notebooks.image import REPO, execute, volumes
 
 NOTEBOOKS = sorted((REPO / "notebooks").glob("[0-9]*.ipynb"))
 MOST_CELLS = 25
-IN_IMAGE = {str(REPO / "tests" / "notebooks" / "in_image"): {"bind": "/tests", "mode": "ro"}}
 FULL = os.environ.get("GPULAB_TEST_FULL") == "1"
 
 
@@ -61,14 +63,9 @@ class TestShape:
         assert not re.search(r"https?://|requests|urllib|pip install|download", code)
 
 
-def execute(lab: Lab, name: str, *changes: str, mounts: dict[str, Any], smoke: bool) -> nbformat.NotebookNode:
-    code, said = lab(
-        *("python", "/tests/execute.py", f"/opt/gpulab/notebooks/{name}", *changes),
-        volumes={**IN_IMAGE, **mounts},
-        environment={"GPULAB_SMOKE": "1" if smoke else "", "JUPYTERHUB_USER": "ana", "GPULAB_PROFILE": "cpu"},
-    )
-    assert code == 0, said[-4000:]
-    notebook = nbformat.reads(said.strip().splitlines()[-1], as_version=4)
+def executed(client: docker.DockerClient, name: str, *changes: str, mounts: dict[str, Any], smoke: bool) -> nbformat.NotebookNode:
+    """Execute without an error and without a warning."""
+    notebook = execute(client, name, *changes, mounts=mounts, smoke=smoke)
     print(f"{name}: {notebook.metadata.seconds} s, {notebook.metadata.peak_bytes / 1e9:.2f} GB")
     assert "error" not in notebook.metadata, notebook.metadata.error
     # Warnings are written to standard error; progress bars are widgets.
@@ -86,30 +83,35 @@ def pictures(notebook: nbformat.NotebookNode) -> int:
 
 
 @pytest.fixture(scope="module")
-def textures(lab: Lab, volume: Volume) -> dict[str, Any]:
+def textures(client: docker.DockerClient, lab: Lab) -> Iterator[dict[str, Any]]:
     """The default data set, read-only as a lab has it."""
-    name = volume("data")
-    code, said = lab(
-        *("python", "-m", "defectlab", "data", "textures", "--out", "/workspace/data", "--quiet"),
-        volumes={name: {"bind": "/workspace/data", "mode": "rw"}},
-    )
-    assert code == 0, said
-    return {name: {"bind": "/workspace/data", "mode": "ro"}}
+    with volumes(client, "data") as (data,):
+        write = ("python", "-m", "defectlab", "data", "textures", "--out", "/workspace/data", "--quiet")
+        code, said = lab(*write, volumes={data: {"bind": "/workspace/data", "mode": "rw"}})
+        assert code == 0, said
+        yield {data: {"bind": "/workspace/data", "mode": "ro"}}
+
+
+@pytest.fixture
+def models(client: docker.DockerClient) -> Iterator[dict[str, Any]]:
+    with volumes(client, "models") as (name,):
+        yield {name: {"bind": "/workspace/models", "mode": "rw"}}
 
 
 @pytest.mark.parametrize("smoke", [True, False] if FULL else [True], ids=lambda smoke: "smoke" if smoke else "full")
 def test_01_trains_a_model_that_is_still_there_in_the_next_lab(
-    lab: Lab, textures: dict[str, Any], volume: Volume, smoke: bool
+    client: docker.DockerClient, lab: Lab, textures: dict[str, Any], models: dict[str, Any], smoke: bool
 ) -> None:
-    mounts = {**textures, volume("models"): {"bind": "/workspace/models", "mode": "rw"}}
-    notebook = execute(lab, "01_first_defect_model.ipynb", mounts=mounts, smoke=smoke)
+    mounts = {**textures, **models}
+    notebook = executed(client, "01_first_defect_model.ipynb", mounts=mounts, smoke=smoke)
     assert pictures(notebook) == 6
     text = printed(notebook)
     assert "profile       cpu" in text
     assert "CPUs          2" in text
     assert len(re.findall(r"asked for .* false alarms: \d+ of \d+ .* came; \d+ of \d+ defects caught", text)) == 3
     assert text.rstrip().endswith("All checks passed; the memory is free again.")
-    assert notebook.metadata.seconds < (60 if smoke else 240)
+    # Twice the promise, because this machine may be doing something else, too.
+    assert notebook.metadata.seconds < 2 * (60 if smoke else 240)
 
     name = f"ana-first-defect-model-textures{'-smoke' if smoke else ''}"
     script = f"""
@@ -129,18 +131,14 @@ print(json.dumps(card))
     assert [entry["asked"] for entry in card["metrics"]["at_false_alarm_rate"]] == [0.01, 0.05, 0.1]
 
 
-def test_01_runs_on_the_solar_cells_too(lab: Lab, elpv: Path, volume: Volume) -> None:
-    mounts = {
-        str(elpv): {"bind": "/workspace/data", "mode": "ro"},
-        volume("models"): {"bind": "/workspace/models", "mode": "rw"},
-    }
+def test_01_runs_on_the_solar_cells_too(client: docker.DockerClient, elpv: Path, models: dict[str, Any]) -> None:
+    mounts = {str(elpv): {"bind": "/workspace/data", "mode": "ro"}, **models}
     change = ('DATA = "textures"', 'DATA = "elpv"')
-    notebook = execute(lab, "01_first_defect_model.ipynb", *change, mounts=mounts, smoke=True)
+    notebook = executed(client, "01_first_defect_model.ipynb", *change, mounts=mounts, smoke=True)
     assert "licence CC-BY-NC-SA-4.0" in printed(notebook)
 
 
-def test_01_without_its_data_says_what_to_do(lab: Lab) -> None:
-    code, said = lab(*("python", "/tests/execute.py", "/opt/gpulab/notebooks/01_first_defect_model.ipynb"), volumes=IN_IMAGE)
-    assert code == 0, said[-2000:]
-    error = nbformat.reads(said.strip().splitlines()[-1], as_version=4).metadata.error
-    assert "There is no data set in /workspace/data/textures: your admin installs one with `gpulab data get`." in error
+def test_01_without_its_data_says_what_to_do(client: docker.DockerClient) -> None:
+    notebook = execute(client, "01_first_defect_model.ipynb", smoke=True)
+    asked = "There is no data set in /workspace/data/textures: your admin installs one with `gpulab data get`."
+    assert asked in notebook.metadata.error
