@@ -22,8 +22,7 @@ from spawner.pages.views import LabView
 from spawner.runtime import Lab, open_lab
 
 T = TypeVar("T")
-SURVIVOR_SECONDS = 5.0
-"""Time between two tries of a lab that outlived a restart of the hub and does not answer."""
+SURVIVOR_SECONDS = 5.0  # between two tries of a lab that outlived a restart of the hub and does not answer
 
 
 class GpuSpawner(DockerSpawner):
