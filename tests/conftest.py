@@ -2,7 +2,8 @@
 
     engine     the default Docker engine; a suite that needs it fails, with what to do, where there is none
     lab_files  a folder with a lab.yaml of its own: unique names, free ports, own data folders
-    lab        a real hub process on that folder, on the real engine; everything it made is removed afterwards
+    lab        a real hub process on that folder, on the real engine; everything it made is removed afterwards, and a traceback
+               in its log or a process that it left fails the test
 
 On failure, the hub's last log lines and the state and logs of its containers are printed.
 """
@@ -17,7 +18,7 @@ from hypothesis import settings
 
 from spawner.engine import Engine
 from spawner.errors import EngineError
-from tests.support.hub import HubProcess, LabFiles, make_lab_files, remove_docker_objects
+from tests.support.hub import HubProcess, LabFiles, make_lab_files, remove_docker_objects, running_hub, sweep
 
 # A shared two-core machine makes single examples slow now and then; that is no failure of the code under test.
 settings.register_profile("lab", deadline=None, print_blob=True)
@@ -44,6 +45,7 @@ def engine() -> Iterator[Engine]:
         found.facts()
     except EngineError as error:
         pytest.fail(f"{error} The tests need a Docker engine: run `make setup`.")
+    sweep(found)
     yield found
     found.close()
 
@@ -59,27 +61,16 @@ def lab_files(tmp_path: Path, engine: Engine) -> Iterator[LabFiles]:
 
 @pytest.fixture
 def lab(lab_files: LabFiles, engine: Engine, request: pytest.FixtureRequest) -> Iterator[HubProcess]:
-    hub = HubProcess(lab_files, engine)
-    try:
-        hub.start()
+    with running_hub(lab_files, engine, lambda: request.node.stash.get(OUTCOME, False)) as hub:
         yield hub
-    finally:
-        failed = request.node.stash.get(OUTCOME, False)
-        if failed or not hub.answering():
-            hub.print_evidence()
-        hub.stop()
 
 
 @pytest.fixture(scope="module")
 def module_lab(tmp_path_factory: pytest.TempPathFactory, engine: Engine, request: pytest.FixtureRequest) -> Iterator[HubProcess]:
     """One hub for all tests of a module that leave it as they found it."""
     files = make_lab_files(tmp_path_factory.mktemp("lab"))
-    hub = HubProcess(files, engine)
     try:
-        hub.start()
-        yield hub
+        with running_hub(files, engine, lambda: request.node.stash.get(OUTCOME, False)) as hub:
+            yield hub
     finally:
-        if request.node.stash.get(OUTCOME, False) or not hub.answering():
-            hub.print_evidence()
-        hub.stop()
         remove_docker_objects(engine, files.name)

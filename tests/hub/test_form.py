@@ -6,33 +6,9 @@ import html
 from collections.abc import Iterator
 
 import pytest
-import requests
 
 from tests.support.hub import HubProcess
-
-
-class Browser:
-    """A person's session: cookies and XSRF token as a browser keeps them."""
-
-    def __init__(self, hub: HubProcess, name: str) -> None:
-        self.hub = hub
-        self.name = name
-        self.session = requests.Session()
-        token = hub.token(name)
-        self.get("/hub/login")
-        answer = self.post("/hub/login", {"token": token})
-        assert answer.ok, answer.text
-        assert "/hub/login" not in answer.url
-
-    def get(self, path: str) -> requests.Response:
-        return self.session.get(self.hub.url + path, timeout=60)
-
-    def post(self, path: str, form: dict[str, str]) -> requests.Response:
-        xsrf = next(c.value for c in self.session.cookies if c.name == "_xsrf" and c.path == "/hub/")
-        return self.session.post(self.hub.url + path, data={**form, "_xsrf": str(xsrf)}, timeout=60)
-
-    def spawn(self, **form: str) -> requests.Response:
-        return self.post(f"/hub/spawn/{self.name}", form)
+from tests.support.web import Browser
 
 
 @pytest.fixture
@@ -51,7 +27,7 @@ def browser(module_lab: HubProcess) -> Iterator[Browser]:
         pytest.param({"profile": "gpu-1", "gpus": "one"}, 400, "not a whole number", id="text-for-number"),
         pytest.param({"profile": "<script>alert(1)</script>"}, 400, "There is no profile", id="markup"),
         pytest.param({"profile": "../../etc"}, 400, "There is no profile", id="path"),
-        pytest.param({"profile": "reference"}, 409, "needs 8 CPUs", id="host-cannot"),
+        pytest.param({"profile": "reference"}, 409, "needs 1024 CPUs", id="host-cannot"),
         pytest.param({"profile": "x" * 1_000_000}, 400, "There is no profile", id="a-megabyte"),
     ],
 )
@@ -70,7 +46,7 @@ def test_form_and_rest_say_the_same_of_an_unavailable_profile(browser: Browser):
     page = html.unescape(browser.get(f"/hub/spawn/{browser.name}").text)
     refused = hub.post_lab("ana", hub.token("ana"), {"profile": "reference"})
     reason = refused.json()["message"].removesuffix(" Choose another profile.")
-    assert reason.startswith("The profile 'Reference' needs 8 CPUs (this host has")
+    assert reason.startswith("The profile 'Reference' needs 1024 CPUs (this host has")
     assert reason in page
 
 

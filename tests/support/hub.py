@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,15 @@ from spawner.container import LABEL_LAB
 from spawner.engine import Engine
 from spawner.ledger import Ledger
 from spawner.model import Lease, Presence
+from tests.support.ownership import give_up_name, name_in, names_taken, orphaned, take_name
 
 REPO = Path(__file__).resolve().parents[2]
+HUB_CONFIG = str(REPO / "jupyterhub_config.py")
 GPU_A = "GPU-aaaaaaaa-0000-4000-8000-000000000001"
 GPU_B = "GPU-bbbbbbbb-0000-4000-8000-000000000002"
+TRACEBACK = "Traceback (most recent call last)"
+# A settler looks for its hub every few seconds, and may be in a question to an engine that does not answer.
+SETTLER_SECONDS = 40
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,15 @@ class LabFiles:
 
 
 def free_ports() -> int:
-    """A port p such that p and p + 1 are free on loopback now."""
+    """A port p such that p and p + 1 are free on loopback now, and no outgoing connection takes them before they are used."""
     for _ in range(200):
+        # Below the range that the kernel gives to outgoing connections.
+        port = random.randrange(20_000, 32_000, 2)
         with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
             try:
+                first.bind(("127.0.0.1", port))
                 second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
             return port
     raise RuntimeError("no two neighbouring free ports were found on loopback")
@@ -72,7 +79,7 @@ def free_ports() -> int:
 
 def make_lab_files(folder: Path) -> LabFiles:
     """Write a lab.yaml derived from the shipped one: own names, ports and folders, two simulated GPUs, small profiles."""
-    name = f"gpulab-test-{secrets.token_hex(3)}"
+    name = take_name()
     data = yaml.safe_load((REPO / "lab.yaml").read_text())
     data["name"] = name
     data["hub"]["port"] = free_ports()
@@ -87,6 +94,8 @@ def make_lab_files(folder: Path) -> LabFiles:
     data["limits"]["stop_seconds"] = 3
     for profile in ("cpu", "gpu-1", "gpu-2"):
         data["profiles"][profile].update(memory="1g", cpus=1)
+    # The most that lab.yaml takes: the profile that no host of the tests can give.
+    data["profiles"]["reference"]["cpus"] = 1024
     for kind in ("datasets", "models"):
         path = folder / "nas" / kind
         path.mkdir(parents=True)
@@ -125,7 +134,8 @@ class HubProcess:
         env.pop("GPULAB_ADDRESS", None)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyterhub", "-f", str(REPO / "jupyterhub_config.py")],
+                # The hub of a test run that is killed ends with it.
+                [which("setpriv"), "--pdeathsig", "TERM", sys.executable, "-m", "jupyterhub", "-f", HUB_CONFIG],
                 cwd=self.files.folder,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -178,6 +188,28 @@ class HubProcess:
             with contextlib.suppress(ProcessLookupError, ValueError):
                 os.kill(int(pid_file.read_text()), signal.SIGTERM)
         self.session.close()
+
+    def assert_nothing_went_wrong_unnoticed(self) -> None:
+        """After the stop: no process of this hub is left, and its log has no traceback, whatever the test looked at."""
+        deadline = time.monotonic() + SETTLER_SECONDS
+        while (left := self._settlers()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert not left, f"settlers outlived their hub: {left}"
+        lines = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
+        for number, line in enumerate(lines):
+            assert TRACEBACK not in line, "the hub logged a traceback:\n" + "\n".join(lines[max(0, number - 5) : number + 40])
+
+    def _settlers(self) -> list[int]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+                if "spawner.services.settler" in words and str(self.files.yaml.resolve()) in words:
+                    found.append(int(folder.name))
+        return found
 
     def log_tail(self, lines: int = 60) -> str:
         return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:]) if self.log.exists() else ""
@@ -280,8 +312,45 @@ class HubProcess:
         self.wait_for(agree, seconds, "ledger and engine to agree")
 
 
+@contextlib.contextmanager
+def running_hub(files: LabFiles, engine: Engine, failed: Callable[[], bool] = lambda: False) -> Iterator[HubProcess]:
+    """A hub process for a while; afterwards it is ended, and must have left neither processes nor tracebacks.
+
+    Args:
+        files: its lab.yaml and folders.
+        engine: the engine to look at; the hub finds it by itself.
+        failed: whether a test failed that raised nothing into this block, as with fixtures.
+    """
+    hub = HubProcess(files, engine)
+    try:
+        try:
+            hub.start()
+            yield hub
+        except BaseException:
+            hub.print_evidence()
+            raise
+        if failed() or not hub.answering():
+            hub.print_evidence()
+    finally:
+        hub.stop()
+    hub.assert_nothing_went_wrong_unnoticed()
+
+
+def sweep(engine: Engine) -> None:
+    """Remove what test runs left behind that were killed; what belongs to a run that lives is not touched."""
+    client = engine.client
+    texts = [found["Labels"].get(LABEL_LAB, "") for found in client.containers(all=True, filters={"label": LABEL_LAB})]
+    texts += [volume["Name"] for volume in client.volumes()["Volumes"] or []]
+    texts += [network["Name"] for network in client.networks()]
+    texts += [tag for image in client.images() for tag in image["RepoTags"] or []]
+    for name in sorted((names_taken() | {name_in(text) for text in texts}) - {""}):
+        with orphaned(name) as left:
+            if left:
+                remove_docker_objects(engine, name)
+
+
 def remove_docker_objects(engine: Engine, name: str) -> None:
-    """Remove containers, volumes and network of a test lab."""
+    """Remove containers, volumes, network and images of a test lab."""
     client = engine.client
     for found in client.containers(all=True, filters={"label": f"{LABEL_LAB}={name}"}):
         try:
@@ -291,6 +360,9 @@ def remove_docker_objects(engine: Engine, name: str) -> None:
     for volume in client.volumes(filters={"name": f"{name}-home-"})["Volumes"] or []:
         client.remove_volume(volume["Name"], force=True)
     engine.remove_network(name)
+    for tag in [tag for image in client.images(name=name) for tag in image["RepoTags"] or []]:
+        client.remove_image(tag, force=True)
+    give_up_name(name)
 
 
 def which(program: str) -> str:
