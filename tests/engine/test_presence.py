@@ -11,6 +11,7 @@ import pytest
 from docker.errors import DockerException
 from requests import RequestException
 
+from spawner.engine import ANSWER_SECONDS as DEFAULT_ANSWER_SECONDS
 from spawner.engine import Engine
 from spawner.errors import EngineUnknown
 from spawner.model import Presence
@@ -72,7 +73,8 @@ def test_a_stalled_engine_is_unknown_in_time_and_right_afterwards(gpu_lab: Engin
         for lease in (running, gone):
             began = time.monotonic()
             assert impatient.presence(lease) is Presence.UNKNOWN
-            assert time.monotonic() - began < ANSWER_SECONDS + 1
+            # The lab's own limit, which a connection without one would have, is as far away as a loaded machine may be slow.
+            assert time.monotonic() - began < DEFAULT_ANSWER_SECONDS
     assert gpu_lab.engine.presence(running) is Presence.RUNNING
     assert gpu_lab.engine.presence(gone) is Presence.ABSENT
 

@@ -89,6 +89,8 @@ class PrivateEngine:
     @contextlib.contextmanager
     def stalled(self) -> Iterator[None]:
         """Within this block dockerd does not answer, as under a full disk or a swapping host."""
+        # 0 would be this process and all that it started.
+        assert self.dockerd, "dockerd was not found among the engine's processes"
         os.kill(self.dockerd, signal.SIGSTOP)
         try:
             yield
