@@ -20,7 +20,7 @@ from docker.utils import kwargs_from_env
 
 from spawner.container import LABEL_GPUS, LABEL_LAB, LABEL_LEASE
 from spawner.errors import EngineError, EngineRefused, EngineUnknown
-from spawner.hostconfig import host_options, mount_options
+from spawner.hostconfig import has_cdi, host_options, mount_options
 from spawner.model import ContainerSpec, EngineFacts, HostCapacity, Mount, Presence
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Engine:
         """
         with translated("ask the engine about itself"):
             info = self._quick.info()
-        cdi = bool(info.get("CDISpecDirs")) and _at_least(info.get("ServerVersion", ""), (25, 0))
+        cdi = has_cdi(info, self._quick.api_version)
         return EngineFacts(
             version=str(info.get("ServerVersion", "")),
             capacity=HostCapacity(cpus=int(info["NCPU"]), memory=int(info["MemTotal"])),
@@ -315,11 +315,3 @@ def _detail(error: docker.errors.APIError) -> str:
     # runc and hooks put the reason at the end of a long line; the engine puts the object's name at its start.
     text = " ".join(str(error.explanation or error).split()) or "no reason given"
     return (text if len(text) <= 400 else f"{text[:150]} … {text[-240:]}").rstrip(".")
-
-
-def _at_least(version: str, floor: tuple[int, int]) -> bool:
-    parts = version.split(".")
-    try:
-        return (int(parts[0]), int(parts[1])) >= floor
-    except (IndexError, ValueError):
-        return False

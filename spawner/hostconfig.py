@@ -1,12 +1,12 @@
 """A `ContainerSpec` in the Docker engine's own words.
 
-Owns the host options of a lab's container: limits, rights, mounts and the device request. A pure function; never talks to an
-engine and never decides what a lab gets.
+Owns the host options of a lab's container (limits, rights, mounts, device request) and the reading of what the engine says
+about CDI. Pure functions; never talks to an engine and never decides what a lab gets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spawner.model import ContainerSpec, Mount
@@ -58,3 +58,30 @@ def mount_options(mounts: Sequence[Mount]) -> list[dict[str, Any]]:
         }
         for mount in mounts
     ]
+
+
+def has_cdi(info: Mapping[str, Any], api_version: str) -> bool:
+    """Whether a GPU can be asked of this engine through CDI.
+
+    Engines from API 1.50 on have CDI switched on by default and tell which devices they know: without NVIDIA's among them, a
+    request through CDI would fail where one through the nvidia driver works. Older ones have it only where an admin chose it.
+    ref: Docker Engine API version history, 1.50: `GET /info` includes `DiscoveredDevices`
+
+    Args:
+        info: the engine's answer about itself.
+        api_version: version of the API that was spoken.
+    """
+    if not info.get("CDISpecDirs") or not _at_least(str(info.get("ServerVersion", "")), (25, 0)):
+        return False
+    if not _at_least(api_version, (1, 50)):
+        return True
+    known = info.get("DiscoveredDevices") or []
+    return any(str(device.get("ID", "")).startswith("nvidia.com/gpu=") for device in known)
+
+
+def _at_least(version: str, floor: tuple[int, int]) -> bool:
+    parts = version.split(".")
+    try:
+        return (int(parts[0]), int(parts[1])) >= floor
+    except (IndexError, ValueError):
+        return False

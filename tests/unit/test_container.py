@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spawner import container, volumes
-from spawner.hostconfig import host_options
+from spawner.hostconfig import has_cdi, host_options
 from spawner.model import DeviceRequest, Holder
 from tests.unit.values import make_facts, make_gpu, make_lease, make_profile, shipped_config
 
@@ -76,6 +76,33 @@ def test_labels_name_lease_user_and_server():
     assert spec.labels[container.LABEL_LEASE] == "0" * 32
     assert (spec.labels[container.LABEL_USER], spec.labels[container.LABEL_SERVER]) == ("ana", "train")
     assert spec.user == "1000:1000"
+
+
+@pytest.mark.parametrize(
+    ("info", "api", "expected"),
+    [
+        pytest.param({"ServerVersion": "20.10.24+dfsg1"}, "1.41", False, id="debian-12"),
+        pytest.param({"ServerVersion": "26.1.5", "CDISpecDirs": ["/etc/cdi"]}, "1.45", True, id="switched-on"),
+        pytest.param({"ServerVersion": "26.1.5", "CDISpecDirs": []}, "1.45", False, id="switched-off"),
+        pytest.param({"ServerVersion": "24.0.7", "CDISpecDirs": ["/etc/cdi"]}, "1.43", False, id="too-old"),
+        pytest.param({"ServerVersion": "28.3.0", "CDISpecDirs": ["/etc/cdi"]}, "1.51", False, id="on-by-default-no-spec"),
+        pytest.param(
+            {"ServerVersion": "28.3.0", "CDISpecDirs": ["/etc/cdi"], "DiscoveredDevices": [{"ID": "vendor.com/net=0"}]},
+            "1.51",
+            False,
+            id="other-devices-only",
+        ),
+        pytest.param(
+            {"ServerVersion": "28.3.0", "CDISpecDirs": ["/etc/cdi"], "DiscoveredDevices": [{"ID": "nvidia.com/gpu=GPU-1"}]},
+            "1.51",
+            True,
+            id="nvidia-spec",
+        ),
+        pytest.param({"ServerVersion": "?", "CDISpecDirs": ["/etc/cdi"]}, "?", False, id="nonsense"),
+    ],
+)
+def test_cdi_is_used_only_where_the_engine_can_resolve_it(info, api, expected):
+    assert has_cdi(info, api) is expected
 
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
