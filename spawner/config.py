@@ -21,6 +21,8 @@ from spawner.model import LabConfig
 from spawner.runtime import open_lab
 
 POLL_SECONDS = 10
+# What the Docker library reads to find its engine.
+ENGINE_VARIABLES = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 # Named servers that may exist, running or not, for each that may run at once.
 NAMED_SERVERS_PER_RUNNING = 5
 
@@ -44,7 +46,7 @@ def configure(c: Any, file: str, env: Mapping[str, str]) -> None:
         gateway = _gateway(config)
         _hub(c, config, gateway)
         _proxy(c, config)
-        _services(c, config, file)
+        _services(c, config, file, env)
         _spawner(c, config, file)
         auth.configure_token_sign_in(c)
         pages.configure_pages(c, {key: profile.title for key, profile in config.profiles.items()})
@@ -136,14 +138,18 @@ def _proxy_command() -> str:
     raise LabError("configurable-http-proxy is not installed.", "Run `make up`, which installs it.")
 
 
-def _services(c: Any, config: LabConfig, file: str) -> None:
+def _services(c: Any, config: LabConfig, file: str, env: Mapping[str, str]) -> None:
     secrets = secrets_folder(config)
+    # JupyterHub hands its services a bare environment. A settler that asked another engine than the hub would hear *absent* of
+    # every running lab.
+    engine = {name: env[name] for name in ENGINE_VARIABLES if name in env}
     c.JupyterHub.services = [
         {"name": "gpulab-cli", "api_token": vault.secret(secrets, "cli_token")},
         {
             "name": "gpulab-settler",
             "api_token": vault.secret(secrets, "settler_token"),
             "command": [sys.executable, "-m", "spawner.services.settler", str(Path(file).resolve()), str(os.getpid())],
+            "environment": engine,
         },
     ]
     c.JupyterHub.load_roles = [
