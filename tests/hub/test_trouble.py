@@ -5,32 +5,38 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from spawner.container import LABEL_LAB
 from spawner.engine import Engine
-from spawner.model import Presence
-from tests.support.hub import HubProcess, LabFiles, remove_docker_objects
+from spawner.model import LeaseState, Presence
+from tests.conftest import OUTCOME
+from tests.support.hub import HubProcess, LabFiles, running_hub
 from tests.support.relay import StallingRelay
 
 
 @pytest.fixture
-def stalling(lab_files: LabFiles, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[HubProcess, StallingRelay]]:
-    """A hub that reaches the engine through a relay; the test itself asks the engine directly."""
+def stalling(
+    lab_files: LabFiles, engine: Engine, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[tuple[HubProcess, StallingRelay]]:
+    """A hub that reaches the engine through a relay; the test itself asks the engine directly.
+
+    Its parameter, if any, is what is changed in lab.yaml.
+    """
+    lab_files.edit(**getattr(request, "param", {}))
     with StallingRelay(lab_files.folder / "engine.sock") as relay:
         monkeypatch.setenv("DOCKER_HOST", relay.url)
-        hub = HubProcess(lab_files, engine)
-        try:
-            hub.start()
-            yield hub, relay
-        except BaseException:
-            hub.print_evidence()
-            raise
-        finally:
-            relay.resume()
-            hub.stop()
+        with running_hub(lab_files, engine, lambda: request.node.stash.get(OUTCOME, False)) as hub:
+            try:
+                yield hub, relay
+            finally:
+                relay.release()
+                relay.resume()
 
 
 def test_stalled_engine_ends_no_lab_and_is_told(stalling: tuple[HubProcess, StallingRelay]):
@@ -82,6 +88,44 @@ def test_stop_during_a_stall_is_finished_after_it(stalling: tuple[HubProcess, St
     hub.stop_lab("ana", ana)
 
 
+@pytest.mark.parametrize("stalling", [{"limits__start_seconds": 10}], indirect=True, ids=["short-limit"])
+def test_creation_on_its_way_keeps_its_gpus_until_its_end_is_known(stalling: tuple[HubProcess, StallingRelay]):
+    hub, relay = stalling
+    began = int(time.time())
+    ana, bo = hub.token("ana"), hub.token("bo")
+    relay.hold("/containers/create")
+    refused = hub.post_lab("ana", ana, {"profile": "gpu-2"})
+    assert relay.holds_one, refused.text
+    assert refused.status_code in (202, 500, 503), refused.text
+
+    # Given up and not there: but the creation may still arrive, and so these GPUs are nobody else's.
+    (lease,) = hub.wait_for(lambda: [x for x in hub.leases() if x.absent_since], 60, "settlement to see no container")
+    assert (lease.state, lease.in_flight) == (LeaseState.DRAINING, True)
+    other = hub.post_lab("bo", bo, {"profile": "gpu-1"})
+    assert other.status_code == 409
+    assert "0 of 2 are free" in other.json()["message"]
+
+    relay.stall()
+    unknown = "nothing settled in this round"
+    rounds = hub.log.read_text().count(unknown)
+    hub.wait_for(lambda: hub.log.read_text().count(unknown) > rounds, 60, "a round of settlement without an answer")
+    assert [x.id for x in hub.leases()] == [lease.id]
+
+    relay.release()
+    relay.resume()
+    hub.wait_for(lambda: _creations(hub, began), 30, "the creation to arrive after all")
+    hub.wait_for(lambda: not hub.leases() and not hub.containers(), 90, "the late container to be removed and its lease released")
+    hub.start_lab("bo", bo, "gpu-2")
+    hub.stop_lab("bo", bo)
+    hub.assert_agreement()
+
+
+def _creations(hub: HubProcess, since: int) -> list[dict[str, Any]]:
+    """What the engine remembers of containers that were created, also of those that are gone again."""
+    filters = {"type": "container", "event": "create", "label": f"{LABEL_LAB}={hub.files.name}"}
+    return list(hub.engine.client.events(since=since, until=int(time.time()), filters=filters, decode=True))
+
+
 @pytest.fixture
 def small_disk(lab_files: LabFiles) -> Iterator[Path]:
     """A file system of 96 MB for the state folder, as a disk that can really be filled."""
@@ -97,9 +141,7 @@ def small_disk(lab_files: LabFiles) -> Iterator[Path]:
 
 
 def test_full_disk_is_told_and_the_next_start_works(small_disk: Path, lab_files: LabFiles, engine: Engine):
-    hub = HubProcess(lab_files, engine)
-    try:
-        hub.start()
+    with running_hub(lab_files, engine) as hub:
         token = hub.token("ana")
         ballast = small_disk / "ballast"
         with ballast.open("wb") as file:
@@ -113,6 +155,3 @@ def test_full_disk_is_told_and_the_next_start_works(small_disk: Path, lab_files:
         ballast.unlink()
         hub.start_lab("ana", token, "gpu-1")
         hub.stop_lab("ana", token)
-    finally:
-        hub.stop()
-        remove_docker_objects(engine, lab_files.name)
