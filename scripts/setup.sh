@@ -102,7 +102,14 @@ case ${1:-all} in
   venv) step "Python packages (.venv)" ensure_venv hub ;;
   dev) step "Python packages for tests and lint (.venv)" ensure_venv dev ;;
   proxy) step "Proxy (.proxy)" ensure_proxy ;;
-  image) step "Lab image" ensure_image ;;
-  data) step "Default data set" ensure_data ;;
+  image)
+    step "Python packages (.venv)" ensure_venv hub
+    step "Docker engine" scripts/engine.sh
+    step "Lab image" ensure_image
+    ;;
+  data)
+    step "Python packages (.venv)" ensure_venv hub
+    step "Default data set" ensure_data
+    ;;
   *) die "scripts/setup.sh knows 'venv', 'dev', 'proxy', 'image' and 'data', not '$1'." ;;
 esac

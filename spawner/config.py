@@ -6,6 +6,7 @@ and the files that tell other processes where the hub is. Never decides anything
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -13,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spawner import auth, hub_api, labfile, pages, vault
+from spawner import auth, hub_api, labfile, pages, probe, vault
+from spawner.auth import space_guard
 from spawner.engine import Engine
 from spawner.errors import EngineUnknown, LabError
 from spawner.gpu_spawner import GpuSpawner
@@ -118,6 +120,7 @@ def _hub(c: Any, config: LabConfig, gateway: str) -> None:
     c.JupyterHub.named_server_limit_per_user = NAMED_SERVERS_PER_RUNNING * config.limits.servers_per_user
     c.JupyterHub.spawner_class = GpuSpawner
     c.JupyterHub.default_url = "/hub/home"
+    c.JupyterHub.tornado_settings = {space_guard.SETTING: functools.partial(probe.require_space, config.state)}
 
 
 def _proxy(c: Any, config: LabConfig) -> None:

@@ -80,8 +80,6 @@ class Ledger:
         options: dict[str, Any] = {}
         if parsed.get_backend_name() == "sqlite":
             options["connect_args"] = {"timeout": busy_seconds}
-            # One connection per use: pooled ones would be shared by threads while another process writes.
-            options["poolclass"] = sa.NullPool
             if parsed.database:
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed, **options)

@@ -24,12 +24,13 @@ from tornado import web
 
 from spawner.auth import DEFAULT_TOKEN_SECONDS, MAX_TOKEN_SECONDS, NAME_RULE, SIGN_IN_SCOPE, sessions
 from spawner.auth.slowdown import client_address
+from spawner.auth.space_guard import NeedsSpace
 
 # No field of the form, nor the address to go to next, is ever longer; what is gets dropped, so that no page repeats it.
 LONGEST_FIELD = 8192
 
 
-class TokenLoginHandler(LoginHandler):
+class TokenLoginHandler(NeedsSpace, LoginHandler):
     """The login page: JupyterHub's, with one field for the token."""
 
     async def prepare(self) -> None:
@@ -70,7 +71,7 @@ class TokenLoginHandler(LoginHandler):
         return client_address(peer, self.request.headers.get("X-Forwarded-For", ""), proxies, trusted)
 
 
-class SignInHandler(APIHandler):
+class SignInHandler(NeedsSpace, APIHandler):
     """Sign-in tokens of one person, for services with the scope `custom:gpulab:sign-in`."""
 
     async def prepare(self) -> None:

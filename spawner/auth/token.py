@@ -23,7 +23,7 @@ from tornado import web
 from tornado.log import app_log
 from traitlets import Instance, default
 
-from spawner.auth import SIGN_IN_PATH, rules, sessions
+from spawner.auth import SIGN_IN_PATH, rules, sessions, space_guard
 from spawner.auth.handlers import SignInHandler, TokenLoginHandler
 from spawner.auth.rules import Verdict
 from spawner.auth.slowdown import SlowDown, TooManyTries
@@ -52,9 +52,13 @@ class TokenAuthenticator(Authenticator):
         return True
 
     def get_handlers(self, app: Any) -> list[tuple[str, type]]:
-        """The login page and the door for `gpulab token`."""
+        """The login page, the door for `gpulab token`, and the check of free space before JupyterHub's own starts."""
         app_log.addFilter(_names_no_session)
-        return [("/login", TokenLoginHandler), (rf"/api/{SIGN_IN_PATH}/([^/]+)", SignInHandler)]
+        return [
+            ("/login", TokenLoginHandler),
+            (rf"/api/{SIGN_IN_PATH}/([^/]+)", SignInHandler),
+            *space_guard.HANDLERS,
+        ]
 
     def check_allow_config(self) -> None:
         """No allow list is missing: holding a live token is the permission."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from spawner.container import LABEL_LAB
 from spawner.engine import Engine
@@ -155,3 +157,41 @@ def test_full_disk_is_told_and_the_next_start_works(small_disk: Path, lab_files:
         ballast.unlink()
         hub.start_lab("ana", token, "gpu-1")
         hub.stop_lab("ana", token)
+
+
+def test_disk_without_a_free_block_is_told_at_every_door(small_disk: Path, lab_files: LabFiles, engine: Engine):
+    with running_hub(lab_files, engine) as hub:
+        token, other = hub.token("ana"), hub.token("bo")
+        hub.start_lab("ana", token, "gpu-1")
+        ballast = _fill(small_disk)
+
+        refused = hub.post_lab("bo", other, {"profile": "gpu-1"})
+        assert (refused.status_code, "disk is full" in refused.json()["message"]) == (503, True)
+        browser = requests.Session()
+        page = browser.get(f"{hub.url}/hub/login", timeout=20)
+        assert (page.status_code, "disk is full" in page.text) == (503, True)
+        page = browser.post(f"{hub.url}/hub/login", data={"token": other}, timeout=20)
+        assert (page.status_code, "disk is full" in page.text) == (503, True)
+        page = browser.get(f"{hub.url}/hub/spawn", timeout=20)
+        assert (page.status_code, "disk is full" in page.text) == (503, True)
+        assert [lease.holder.user for lease in hub.leases()] == ["ana"]
+        assert len(hub.containers()) == 1, "nothing was made, and the lab that runs goes on"
+
+        # A stop needs no space: the lab goes, and what could not be written is settled once it can.
+        assert hub.api("DELETE", "/users/ana/server", token, timeout=60).status_code < 500
+        hub.wait_for(lambda: not hub.containers(), 60, "the stop on a full disk")
+        ballast.unlink()
+        hub.wait_for(lambda: not hub.leases(), 60, "the lease to be settled")
+        hub.start_lab("bo", other, "gpu-2")
+        hub.stop_lab("bo", other)
+        hub.assert_agreement()
+
+
+def _fill(folder: Path) -> Path:
+    """Write until the file system has not one block left."""
+    ballast = folder / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert os.statvfs(folder).f_bavail == 0
+    return ballast

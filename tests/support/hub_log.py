@@ -15,6 +15,9 @@ _JUPYTERHUBS_OWN = (
     ("Couldn't parse JSON", "json.decoder.JSONDecodeError: "),
     # A start that was stopped by its owner while the request for it still waited.
     ("Uncaught exception POST /hub/api/users/", "asyncio.exceptions.CancelledError"),
+    # JupyterHub's own database on a disk without a free block, and the rest of the stop that met it.
+    ("", "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) database or disk is full"),
+    ("", "sqlalchemy.exc.PendingRollbackError: "),
     # A hub that is ended in its first second interrupts its service, which still imports its parts.
     ("Cleaning up 1 services", "KeyboardInterrupt"),
 )
