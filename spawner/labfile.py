@@ -182,6 +182,20 @@ def _check_together(checked: schema.LabFile, file: str, lines: Mapping[_Path, in
     if checked.gpus.source == "simulated" and not checked.gpus.simulated:
         line = lines.get(("gpus", "source"), 0)
         raise ConfigError(file, line, "gpus.source is 'simulated' but no GPU is listed.", "List at least one.")
+    for key in checked.policy.profiles:
+        if key not in checked.profiles:
+            line = lines.get(("policy", "profiles", key), 0)
+            near = difflib.get_close_matches(key, checked.profiles, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Profiles: {', '.join(checked.profiles)}."
+            raise ConfigError(file, line, f"policy.profiles names {key!r}, which is no profile.", hint)
+    for index, rule in enumerate(checked.gpus.sharing):
+        if not rule.gpus and not rule.models:
+            line = lines.get(("gpus", "sharing", index), 0)
+            raise ConfigError(file, line, "This entry of gpus.sharing names no GPU.", "Name UUIDs under gpus, or models.")
+    _check_profiles(checked, file, lines)
+
+
+def _check_profiles(checked: schema.LabFile, file: str, lines: Mapping[_Path, int]) -> None:
     for key, profile in checked.profiles.items():
         if profile.gpu_models and not profile.gpus:
             line = lines.get(("profiles", key, "gpu_models"), 0)
@@ -206,6 +220,7 @@ def _freeze(checked: schema.LabFile, file: str, folder: Path) -> LabConfig:
         gpus=GpuConfig(
             checked.gpus.source,
             tuple(SimulatedGpu(g.uuid, g.model, g.memory) for g in checked.gpus.simulated),
+            tuple(rule.frozen() for rule in checked.gpus.sharing),
         ),
         mounts=MountConfig(
             datasets=folder / mounts.datasets.path,
@@ -226,9 +241,14 @@ def _freeze(checked: schema.LabFile, file: str, folder: Path) -> LabConfig:
                 memory=p.memory,
                 shm=p.shm,
                 pids=p.pids,
+                gpu_memory_mib=(p.gpu_memory or 0) >> 20,
             )
             for key, p in checked.profiles.items()
         },
+        policy=checked.policy.frozen(),
+        line=checked.line.frozen(),
+        reclaim=checked.reclaim.frozen(),
+        board=checked.board.frozen(),
     )
 
 

@@ -1,7 +1,7 @@
 """The frozen values that the parts of the lab hand to each other.
 
 Owns the vocabulary (GPU, holder, request, profile, lease, container spec, lab configuration). Never does I/O,
-never decides anything, imports nothing of the lab.
+never decides anything, imports nothing of the lab but the values of its rules.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+
+from spawner.grants import BoardRules, LineRules, PolicyRules, ReclaimRules, SharingRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,9 @@ class Gpu:
         model: the vendor's name.
         memory_mib: total memory in MiB.
         simulated: declared in lab.yaml, no device behind it.
+        seats: number of seats that the device is shared in; 0 where it is leased whole. The UUID of a seat is the device's,
+            `#` and the seat's number.
+        parent: UUID of the physical GPU of a MIG instance; '' otherwise.
     """
 
     uuid: str
@@ -32,6 +37,13 @@ class Gpu:
     model: str
     memory_mib: int
     simulated: bool = False
+    seats: int = 0
+    parent: str = ""
+
+    @property
+    def device(self) -> str:
+        """UUID of the device: of a seat without the seat's number."""
+        return self.uuid.partition("#")[0]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,6 +65,7 @@ class Profile:
         key: name in lab.yaml and in `user_options`.
         gpus: number of GPUs.
         gpu_models: models that will do; empty means any.
+        gpu_memory_mib: least memory of each GPU in MiB; 0 means any.
         cpus: CPU limit, in CPUs.
         memory, shm: bytes.
         pids: highest number of processes and threads.
@@ -67,20 +80,28 @@ class Profile:
     memory: int
     shm: int
     pids: int
+    gpu_memory_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """What a person asks: a known profile. `gpus` and `gpu_models` are the profile's."""
+    """What a person asks: a known profile. `gpus`, `gpu_models` and `gpu_memory_mib` are the profile's.
+
+    Attributes:
+        wait: becomes a ticket where too few GPUs are free; otherwise it is refused.
+    """
 
     profile: str
     gpus: int
     gpu_models: tuple[str, ...] = ()
+    gpu_memory_mib: int = 0
+    wait: bool = True
 
 
 class LeaseState(str, enum.Enum):
-    """Life of a lease; only `RELEASED` gives the GPUs back."""
+    """Life of a lease; only `RELEASED` gives the GPUs back. A `CLAIMED` one holds GPUs for a ticket and has no container yet."""
 
+    CLAIMED = "claimed"
     STARTING = "starting"
     BOUND = "bound"
     DRAINING = "draining"
@@ -98,6 +119,11 @@ class Lease:
         in_flight: a creation may still be on its way to the engine, so one *absent* proves nothing yet.
         drained: when it began to drain; None while it does not.
         absent_since: when the engine first said *absent* while draining; None while it has not.
+        bound: when the lab was up; None before.
+        ends: end of its granted life; None where it has none.
+        groups: the person's groups at the start, for accounting.
+        ticket: id of the ticket that it came of; '' without one.
+        priority: class in the line.
     """
 
     id: str
@@ -110,6 +136,11 @@ class Lease:
     in_flight: bool = False
     drained: datetime | None = None
     absent_since: datetime | None = None
+    bound: datetime | None = None
+    ends: datetime | None = None
+    groups: tuple[str, ...] = ()
+    ticket: str = ""
+    priority: int = 1
 
 
 class Presence(enum.Enum):
@@ -215,6 +246,7 @@ class GpuConfig:
 
     source: str
     simulated: tuple[SimulatedGpu, ...]
+    sharing: tuple[SharingRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +287,10 @@ class LabConfig:
     mounts: MountConfig
     limits: Limits
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    policy: PolicyRules = field(default_factory=PolicyRules)
+    line: LineRules = field(default_factory=LineRules)
+    reclaim: ReclaimRules = field(default_factory=ReclaimRules)
+    board: BoardRules = field(default_factory=BoardRules)
 
     @property
     def ledger_url(self) -> str:

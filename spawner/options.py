@@ -13,7 +13,7 @@ from typing import Any
 from spawner.errors import RequestError
 from spawner.model import GpuRequest, Profile
 
-KEYS = ("profile", "gpus")
+KEYS = ("profile", "gpus", "wait")
 _SHOWN = 40
 
 
@@ -33,7 +33,8 @@ def parse(raw: object, profiles: Mapping[str, Profile]) -> GpuRequest:
         if key not in KEYS:
             raise RequestError(f"Unknown option {_show(key)}.", f"Allowed: {', '.join(KEYS)}.{_nearest(key, KEYS, ' ')}")
     profile = _profile(raw.get("profile"), profiles)
-    return GpuRequest(profile.key, _gpus(raw.get("gpus"), profile), profile.gpu_models)
+    gpus, wait = _gpus(raw.get("gpus"), profile), _wait(raw.get("wait"))
+    return GpuRequest(profile.key, gpus, profile.gpu_models, profile.gpu_memory_mib, wait)
 
 
 def from_form(form: Mapping[str, list[str]]) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def from_form(form: Mapping[str, list[str]]) -> dict[str, Any]:
             options[key] = values[0]
     if str(options.get("gpus", "")).isdecimal():
         options["gpus"] = int(options["gpus"][:6])
+    if options.get("wait") in ("true", "false"):
+        options["wait"] = options["wait"] == "true"
     return options
 
 
@@ -74,6 +77,12 @@ def _gpus(value: object, profile: Profile) -> int:
             f"Ask for at most {profile.gpus}, or choose another profile.",
         )
     return value
+
+
+def _wait(value: object) -> bool:
+    if value is None or isinstance(value, bool):
+        return value is not False
+    raise RequestError(f"wait is {_kind(value)}.", "It is true (wait in line when no GPU is free) or false.")
 
 
 def _kind(value: object) -> str:

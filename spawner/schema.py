@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
 
+from spawner.schema_rules import BoardSection, LineSection, PolicySection, ReclaimSection, SharingSection
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmgt])b?", re.IGNORECASE)
 _UNIT = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 GPU_UUID = r"^GPU-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
@@ -75,6 +77,7 @@ class Gpus(Section):
 
     source: Literal["auto", "nvml", "simulated"] = "auto"
     simulated: Annotated[list[Simulated], Field(max_length=64)] = []
+    sharing: Annotated[list[SharingSection], Field(max_length=64)] = []
 
 
 class Writers(Section):
@@ -123,6 +126,7 @@ class ProfileSection(Section):
     description: Annotated[StrictStr, Field(max_length=500)] = ""
     gpus: Annotated[StrictInt, Field(ge=0, le=64)] = 0
     gpu_models: Annotated[list[Text], Field(max_length=64)] = []
+    gpu_memory: Size | None = None
     cpus: Annotated[StrictInt | StrictFloat, Field(gt=0, le=1024)]
     memory: Size
     shm: Size = 64 << 20
@@ -142,3 +146,7 @@ class LabFile(Section):
     mounts: Mounts
     limits: LimitsSection = LimitsSection()
     profiles: Annotated[dict[Name, ProfileSection], Field(min_length=1, max_length=100)]
+    policy: PolicySection = PolicySection()
+    line: LineSection = LineSection()
+    reclaim: ReclaimSection = ReclaimSection()
+    board: BoardSection = BoardSection()

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import spawner
-from spawner import auth, datasets, doctor, errors, labfile, model, probe, schema
+from spawner import auth, datasets, doctor, errors, labfile, model, probe, schema, schema_rules
 from spawner.cli import build_parser
 from spawner.commands import token
 from spawner.services import settler
@@ -138,6 +138,10 @@ def is_size(field: FieldInfo) -> bool:
     return any(getattr(rule, "func", None) is schema.parse_size for rule in field.metadata)
 
 
+def is_duration(field: FieldInfo) -> bool:
+    return any(getattr(rule, "func", None) is schema_rules.parse_duration for rule in field.metadata)
+
+
 def allowed(field: FieldInfo) -> str:
     """What a value may be, in the words of the table; '' where a pattern says it."""
     if get_origin(field.annotation) is Literal:
@@ -152,6 +156,8 @@ def allowed(field: FieldInfo) -> str:
         return ""
     if is_size(field):
         return f"{bounds[Ge].ge >> 20}m to {bounds[Le].le >> 40}t"
+    if is_duration(field):
+        return f"{bounds[Ge].ge}s to {bounds[Le].le // 86400}d"
     return f"more than {bounds[Gt].gt}, up to {bounds[Le].le}" if Gt in bounds else f"{bounds[Ge].ge} to {bounds[Le].le}"
 
 
@@ -168,7 +174,8 @@ def test_default_bounds_and_meaning_of_a_key(key: str):
         assert row["default"] == "*required*"
     else:
         told = yaml.safe_load(row["default"].strip("`"))
-        assert (schema.parse_size(told) if is_size(field) else told) == field.default
+        read_as = schema.parse_size if is_size(field) else schema_rules.parse_duration if is_duration(field) else None
+        assert (read_as(told) if read_as and told is not None else told) == field.default
     assert row["allowed"].startswith(allowed(field))
     assert row["allowed"]
     assert len(row["meaning"]) > 10
@@ -181,6 +188,9 @@ def test_yaml_examples_are_right(page: str):
         labfile.parse(yaml.safe_dump(whole).encode(), page, REPO, {})
 
 
+KEYED = ("profiles", "policy.groups", "policy.users", "policy.profiles")
+
+
 def test_every_key_stands_in_an_example():
     shown: set[str] = set()
 
@@ -188,7 +198,7 @@ def test_every_key_stands_in_an_example():
         shown.add(path)
         if isinstance(value, Mapping):
             for name, inner in value.items():
-                walk(inner, f"{path}.{'KEY' if path == 'profiles' else name}".lstrip("."))
+                walk(inner, f"{path}.{'KEY' if path in KEYED else name}".lstrip("."))
         elif isinstance(value, list):
             for inner in value:
                 walk(inner, f"{path}[]")

@@ -18,7 +18,12 @@ from spawner.labfile import load
 from spawner.ledger import Ledger
 from spawner.model import Gpu, LabConfig, Lease, LeaseState
 
-_STATES = {LeaseState.STARTING: "starting", LeaseState.BOUND: "leased", LeaseState.DRAINING: "draining"}
+_STATES = {
+    LeaseState.CLAIMED: "claimed",
+    LeaseState.STARTING: "starting",
+    LeaseState.BOUND: "leased",
+    LeaseState.DRAINING: "draining",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class Row:
 
     Attributes:
         memory_mib: total memory in MiB; 0 where unknown.
-        state: `free`, `starting`, `leased`, `draining`, or `missing` for a leased GPU that the driver no longer lists.
+        state: `free`, `claimed`, `starting`, `leased`, `draining`, or `missing` for a leased GPU that the driver no longer lists.
         holder: `user` or `user/server`; '' where nobody holds it.
         since: when the lease began, ISO 8601 in UTC; '' where there is none.
     """

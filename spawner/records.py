@@ -1,0 +1,195 @@
+"""Frozen values about what happens in the lab: tickets, marks on GPUs, samples of GPUs, and the journal's entries.
+
+Owns their fields and the words of their states. Never does I/O and decides nothing; `model` has the values of requests, leases
+and containers, these are what line, board, reclaim and accounting hand to each other.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from spawner.model import GpuRequest, Holder
+
+
+class TicketState(str, enum.Enum):
+    """Life of a ticket: it waits, gets a claim, becomes a start, and ends."""
+
+    WAITING = "waiting"
+    CLAIMED = "claimed"
+    STARTING = "starting"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A request that waits for GPUs.
+
+    Attributes:
+        id: 32 hex digits.
+        holder: who waits, and for which of their servers.
+        groups: the person's groups when the ticket was made, for policy and accounting.
+        priority: class; a higher one goes first.
+        created: when it was made; it keeps its age through restarts and failed starts.
+        lease: id of the claim or of the start that came of it; '' while it waits.
+        claim_until: until when the claim is held; None without one.
+        attempts: starts that were tried and failed.
+        held_back_until: not considered before this moment, after a failed start; None where it always is.
+        ahead: an admin moved it: positive to the front, negative to the back, 0 not at all.
+        why: one sentence about how it ended or why it stands where it stands; may be empty.
+    """
+
+    id: str
+    holder: Holder
+    request: GpuRequest
+    groups: tuple[str, ...]
+    priority: int
+    created: datetime
+    state: TicketState = TicketState.WAITING
+    lease: str = ""
+    claim_until: datetime | None = None
+    attempts: int = 0
+    held_back_until: datetime | None = None
+    ahead: int = 0
+    why: str = ""
+
+
+class MarkKind(str, enum.Enum):
+    """Why a GPU or node is out of circulation."""
+
+    DRAINED = "drained"
+    SICK = "sick"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMark:
+    """A GPU (by UUID) or a whole node (by name) that is given to nobody new.
+
+    Attributes:
+        subject: `GPU-…`, `MIG-…` or the name of a node.
+        reason: one sentence for the board.
+        by: the admin, or `lab` where the lab itself decided.
+        comes_back: a passed check may take the mark away; otherwise only an admin may.
+    """
+
+    subject: str
+    kind: MarkKind
+    reason: str
+    by: str
+    since: datetime
+    comes_back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Maintenance:
+    """No new starts until an admin ends it; `deadline` is shown to holders, None where there is none."""
+
+    since: datetime
+    message: str
+    by: str
+    deadline: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process on a GPU: its id on the host, and its memory in MiB (None where the driver does not say)."""
+
+    pid: int
+    memory_mib: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something wrong with a GPU. `kind` is one of xid, ecc, remap, lost, nvml; `detail` is for a person; `code` an Xid or 0."""
+
+    kind: str
+    detail: str
+    code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """What a GPU was doing at one moment. None always means: not known, never zero.
+
+    Attributes:
+        uuid: of the device (GPU or MIG instance).
+        utilisation: percent.
+        memory_used_mib: MiB.
+        temperature: degrees Celsius.
+    """
+
+    uuid: str
+    at: datetime
+    utilisation: int | None = None
+    memory_used_mib: int | None = None
+    temperature: int | None = None
+    processes: tuple[GpuProcess, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What reclaim knows and has said about a lease.
+
+    Attributes:
+        lease: id.
+        idle_since: since when it holds GPUs without using them; None while it works or nothing is known.
+        noticed, warned: when the notice and the warning were given; None where they were not.
+        stop_at: the moment that the warning named; None without a warning.
+        safe_until: extended by the holder until then; None without an extension.
+        extensions: how often.
+        cause: `idle`, `life`, `seat` or `message`; '' where nothing was said.
+        text: what the person reads.
+    """
+
+    lease: str
+    idle_since: datetime | None = None
+    noticed: datetime | None = None
+    warned: datetime | None = None
+    stop_at: datetime | None = None
+    safe_until: datetime | None = None
+    extensions: int = 0
+    cause: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the journal, which is only ever added to.
+
+    Attributes:
+        number: counts up; 0 before it is written.
+        actor: who did it: a person's name, or `lab`.
+        action: a short word with a dot, such as `lease.bound` or `gpu.drained`.
+        user, server: whom it concerns; '' where nobody.
+        subject: id of the lease, ticket or GPU.
+        gpus: UUIDs.
+        detail: further facts, JSON values only.
+    """
+
+    at: datetime
+    actor: str
+    action: str
+    user: str = ""
+    server: str = ""
+    subject: str = ""
+    gpus: tuple[str, ...] = ()
+    detail: Mapping[str, object] = field(default_factory=dict)
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many GPUs were what at one moment, for the picture of the last day. `busy` is mean utilisation in percent or None."""
+
+    at: datetime
+    total: int
+    held: int
+    idle: int
+    out: int
+    waiting: int
+    busy: float | None = None
