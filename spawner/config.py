@@ -25,6 +25,12 @@ from spawner.runtime import open_lab
 POLL_SECONDS = 10
 # What the Docker library reads to find its engine.
 ENGINE_VARIABLES = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
+# The lab's own processes beside the hub, and all that each may do in it.
+SERVICE_SCOPES: dict[str, tuple[str, ...]] = {
+    # Speaks to engine and ledger only.
+    "settler": (),
+    "line": ("start:servers",),
+}
 # Named servers that may exist, running or not, for each that may run at once.
 NAMED_SERVERS_PER_RUNNING = 5
 
@@ -148,16 +154,23 @@ def _services(c: Any, config: LabConfig, file: str, env: Mapping[str, str]) -> N
     engine = {name: env[name] for name in ENGINE_VARIABLES if name in env}
     c.JupyterHub.services = [
         {"name": "gpulab-cli", "api_token": vault.secret(secrets, "cli_token")},
-        {
-            "name": "gpulab-settler",
-            "api_token": vault.secret(secrets, "settler_token"),
-            "command": [sys.executable, "-m", "spawner.services.settler", str(Path(file).resolve()), str(os.getpid())],
-            "environment": engine,
-        },
+        *(
+            {
+                "name": f"gpulab-{name}",
+                "api_token": vault.secret(secrets, f"{name}_token"),
+                "command": [sys.executable, "-m", f"spawner.services.{name}", str(Path(file).resolve()), str(os.getpid())],
+                "environment": engine,
+            }
+            for name in SERVICE_SCOPES
+        ),
     ]
     c.JupyterHub.load_roles = [
-        # The settler has no role: it speaks to engine and ledger only, and may do nothing in the hub.
         {"name": "gpulab-cli", "scopes": list(auth.CLI_SCOPES), "services": ["gpulab-cli"]},
+        *(
+            {"name": f"gpulab-{name}", "scopes": list(scopes), "services": [f"gpulab-{name}"]}
+            for name, scopes in SERVICE_SCOPES.items()
+            if scopes
+        ),
     ]
 
 

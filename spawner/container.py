@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from spawner import volumes
+from spawner.errors import InventoryError
 from spawner.model import ContainerSpec, DeviceRequest, EngineFacts, Gpu, LabConfig, Lease, Profile
 
 LABEL_LAB = "io.gpulab.lab"
@@ -44,9 +45,11 @@ def render(
         data_writable: the person may write data sets.
 
     Raises:
-        KeyError: a leased GPU is not in the inventory (the caller checks that first).
+        InventoryError: a leased GPU is not in the inventory any more.
     """
     by_uuid = {gpu.uuid: gpu for gpu in gpus}
+    if gone := sorted(set(lease.gpus) - set(by_uuid)):
+        raise InventoryError(f"A GPU that was set aside for you is gone: {', '.join(gone)}.", "Start again; tell your admin.")
     leased = tuple(by_uuid[uuid] for uuid in lease.gpus)
     return ContainerSpec(
         name=volumes.container_name(config.name, lease.holder),
@@ -74,19 +77,22 @@ def render(
 def _environment(profile: Profile, lease: Lease, leased: Sequence[Gpu], base_env: Mapping[str, str]) -> dict[str, str]:
     env = {name: value for name, value in base_env.items() if name not in GUARDED_ENV}
     # An image may bake `all`, and the host's default runtime may be nvidia's: an explicit value always wins.
-    env["NVIDIA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in leased) or "void"
+    env["NVIDIA_VISIBLE_DEVICES"] = ",".join(gpu.device for gpu in leased) or "void"
     if leased and not any(gpu.simulated for gpu in leased):
         env["NVIDIA_DRIVER_CAPABILITIES"] = "compute,utility"
     env["GPULAB_PROFILE"] = profile.key
     env["GPULAB_LEASE"] = lease.id
     env["GPULAB_GPUS"] = json.dumps(
-        [{"uuid": g.uuid, "model": g.model, "memory_mib": g.memory_mib, "simulated": g.simulated} for g in leased]
+        [
+            {"uuid": g.device, "model": g.model, "memory_mib": g.memory_mib, "simulated": g.simulated, "seats": g.seats}
+            for g in leased
+        ]
     )
     return env
 
 
 def _devices(leased: Sequence[Gpu], facts: EngineFacts) -> DeviceRequest | None:
-    real = tuple(gpu.uuid for gpu in leased if not gpu.simulated)
+    real = tuple(gpu.device for gpu in leased if not gpu.simulated)
     if not real:
         return None
     if facts.cdi:

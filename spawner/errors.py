@@ -6,6 +6,8 @@
     ├── DeniedError            what was asked is readable but lab.yaml does not grant it (403)
     │   └── TooManyTries       too many wrong tokens from one address (429; in auth.slowdown)
     ├── UnavailableError       this host cannot give the profile, whoever asks (409)
+    ├── MaintenanceError       an admin lets no lab start right now (503)
+    ├── Queued                 the request waits in line now, as a ticket (409)
     ├── NoGpuFree              the request is fine, but the GPUs are held by others right now (409)
     ├── LabEnded               the lab was created, but ended before it answered (500)
     ├── MountError             a NAS folder is missing or does not answer (503)
@@ -88,6 +90,28 @@ class UnavailableError(LabError):
 
     status_code = 409
     reason = "unavailable"
+
+
+class MaintenanceError(LabError):
+    """An admin lets no lab start right now."""
+
+    status_code = 503
+    reason = "maintenance"
+
+
+class Queued(LabError):
+    """The request became a ticket, or is one already.
+
+    Attributes:
+        ticket: its id.
+    """
+
+    status_code = 409
+    reason = "queued"
+
+    def __init__(self, sentence: str, what_to_do: str, *, ticket: str) -> None:
+        super().__init__(sentence, what_to_do)
+        self.ticket = ticket
 
 
 class NoGpuFree(LabError):

@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from dockerspawner import DockerSpawner
-from jupyterhub.spawner import SpawnException
 from traitlets import Unicode, default
 
-from spawner import answering, container, options, placement, policy, present, probe, profiles, settlement, volumes
-from spawner.errors import EngineError, LabEnded, LabError, NoGpuFree, RequestError
+from spawner import answering, container, options, placement, policy, present, probe, profiles, refusals, settlement, volumes
+from spawner.errors import EngineError, LabEnded, LabError, Queued, RequestError
 from spawner.lanes import Lane, Lanes
 from spawner.model import ContainerSpec, GpuRequest, Holder, Presence
 from spawner.pages.views import LabView
+from spawner.records import Ticket
 from spawner.runtime import Lab, open_lab
 
 T = TypeVar("T")
@@ -46,6 +46,7 @@ class GpuSpawner(DockerSpawner):
         self._events: list[dict[str, Any]] = []
         self._news = asyncio.Event()
         self._view: LabView | None = None
+        self.waits = False  # the last start became a ticket; the spawn page then shows the line
 
     # --- the parts --------------------------------------------------------
 
@@ -113,7 +114,7 @@ class GpuSpawner(DockerSpawner):
             SpawnException: always; the form is shown below it.
         """
         error = RequestError("A link cannot start a lab.", "Choose a profile below.")
-        raise _as_exception(error, error.message, present.error_html(error))
+        raise refusals.as_exception(error, error.message, present.error_html(error))
 
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Callable[..., None]:
@@ -142,6 +143,7 @@ class GpuSpawner(DockerSpawner):
             SpawnException: with the sentence for the person; the lease is settled by `run_post_stop_hook`.
         """
         self._events.clear()
+        self.waits = False
         limits = self.lab.config.limits
         try:
             try:
@@ -149,11 +151,12 @@ class GpuSpawner(DockerSpawner):
             except asyncio.TimeoutError:
                 raise LabEnded(f"The lab was not created within {limits.start_seconds} s.", answering.AGAIN) from None
             await answering.wait(url, f"{url}{self.server.base_url}api", limits.http_seconds, self.poll)
-            await self._in_lane(self.lab.ledger.bind, self.lease_id)
+            await self._in_lane(self.lab.ledger.bind, self.lease_id, self.lab.clock())
             return url
         except LabError as error:
             self.log.warning("%s not started: %s", self._log_name, error)
-            raise await self._refusal(error) from None
+            self.waits = isinstance(error, Queued)
+            raise await self._in_lane(refusals.refusal, error, self._asked, self.holder, self.lab) from None
 
     async def _start(self) -> str:
         lab = self.lab
@@ -176,14 +179,17 @@ class GpuSpawner(DockerSpawner):
             gpus,
             lease_id=lab.new_id(),
             now=lab.clock(),
-            admit=policy.admit(lab.config.limits),
+            admit=policy.admit(lab.config, self._groups()),
             choose=placement.packed,
         )
+        if isinstance(lease, Ticket):
+            raise await self._in_lane(present.queued, lab, lease)
         self.lease_id = lease.id
         self.log.info("%s: lease %s of %s", self._log_name, lease.id, ", ".join(lease.gpus) or "no GPU")
         self._say(20, present.lease_words(lease))
+        units = await self._in_lane(lab.units)
         self._spec = container.render(
-            lab.config, profile, lease, gpus, facts, self.get_env(), data_writable=self._may_write_data()
+            lab.config, profile, lease, units, facts, self.get_env(), data_writable=self._may_write_data()
         )
         created = await self.create_object()
         self.object_id = created["Id"]
@@ -212,15 +218,10 @@ class GpuSpawner(DockerSpawner):
 
     def _may_write_data(self) -> bool:
         mounts = self.lab.config.mounts
-        groups = frozenset(group.name for group in self.user.groups)
-        return policy.may_write_datasets(self.user.name, groups, mounts.dataset_writers, mounts.dataset_writer_groups)
+        return policy.may_write_datasets(self.user.name, self._groups(), mounts.dataset_writers, mounts.dataset_writer_groups)
 
-    async def _refusal(self, error: LabError) -> SpawnException:
-        text, html = error.message, present.error_html(error)
-        if isinstance(error, NoGpuFree) and isinstance(self._asked, GpuRequest):
-            data = await self._in_lane(present.gather, self.lab)
-            text, html = present.no_gpu_free(error, self._asked, data, self.holder, self.lab.config)
-        return _as_exception(error, text, html)
+    def _groups(self) -> frozenset[str]:
+        return frozenset(group.name for group in self.user.groups)
 
     # --- progress ---------------------------------------------------------
 
@@ -320,11 +321,3 @@ class GpuSpawner(DockerSpawner):
         self._view = None
         self.lease_id = ""
         self.object_id = ""
-
-
-def _as_exception(error: LabError, text: str, html: str) -> SpawnException:
-    refusal = SpawnException(text, reason=error.reason, message_html=html, status_code=error.status_code)
-    # JupyterHub's form page reads these two names, its error page the constructor's.
-    refusal.jupyterhub_message = text
-    refusal.jupyterhub_html_message = html
-    return refusal

@@ -242,6 +242,7 @@ def _freeze(checked: schema.LabFile, file: str, folder: Path) -> LabConfig:
                 shm=p.shm,
                 pids=p.pids,
                 gpu_memory_mib=(p.gpu_memory or 0) >> 20,
+                sharing=p.sharing,
             )
             for key, p in checked.profiles.items()
         },

@@ -66,6 +66,7 @@ class Profile:
         gpus: number of GPUs.
         gpu_models: models that will do; empty means any.
         gpu_memory_mib: least memory of each GPU in MiB; 0 means any.
+        sharing: `exclusive` (whole GPUs), `mig` (MIG instances) or `shared` (seats, whose memory is not isolated).
         cpus: CPU limit, in CPUs.
         memory, shm: bytes.
         pids: highest number of processes and threads.
@@ -81,11 +82,12 @@ class Profile:
     shm: int
     pids: int
     gpu_memory_mib: int = 0
+    sharing: str = "exclusive"
 
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """What a person asks: a known profile. `gpus`, `gpu_models` and `gpu_memory_mib` are the profile's.
+    """What a person asks: a known profile. `gpus`, `gpu_models`, `gpu_memory_mib` and `sharing` are the profile's.
 
     Attributes:
         wait: becomes a ticket where too few GPUs are free; otherwise it is refused.
@@ -95,6 +97,7 @@ class GpuRequest:
     gpus: int
     gpu_models: tuple[str, ...] = ()
     gpu_memory_mib: int = 0
+    sharing: str = "exclusive"
     wait: bool = True
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
+from spawner import sharing
 from spawner.errors import NoGpuFree
 from spawner.model import Gpu, GpuRequest, Lease, LeaseState
 
@@ -34,9 +35,10 @@ def packed(request: GpuRequest, gpus: Sequence[Gpu], active: Sequence[Lease]) ->
     """
     if request.gpus == 0:
         return ()
-    suitable = [g for g in gpus if not request.gpu_models or g.model in request.gpu_models]
-    taken = {uuid for lease in active if lease.state is not LeaseState.RELEASED for uuid in lease.gpus}
-    free = sorted((g for g in suitable if g.uuid not in taken), key=lambda g: (g.node, g.index))
+    suitable = [g for g in gpus if sharing.suits(g, request)]
+    taken = [uuid for lease in active if lease.state is not LeaseState.RELEASED for uuid in lease.gpus]
+    untaken = sharing.free(gpus, taken)
+    free = sorted(sharing.distinct(g for g in untaken if sharing.suits(g, request)), key=lambda g: (g.node, g.index, g.uuid))
     nodes = [list(members) for _, members in groupby(free, key=lambda g: g.node)]
     fitting = [node for node in nodes if len(node) >= request.gpus]
     if not fitting:
@@ -50,10 +52,15 @@ def packed(request: GpuRequest, gpus: Sequence[Gpu], active: Sequence[Lease]) ->
 
 
 def _refusal(request: GpuRequest, suitable: Sequence[Gpu], free: Sequence[Gpu], active: Sequence[Lease]) -> NoGpuFree:
-    wanted, total = request.gpus, len(suitable)
+    devices = {(g.node, g.device) for g in suitable}
+    wanted, total = request.gpus, len({device for _, device in devices})
+    on_one_node = max((sum(node == g_node for g_node, _ in devices) for node, _ in devices), default=0)
     what = f"{wanted} GPU{'s' if wanted != 1 else ''}"
-    if wanted > total:
+    if wanted > on_one_node:
         have = f"{total} such GPU{'s' if total != 1 else ''}" if request.gpu_models else f"{total} in all"
+        if wanted <= total:
+            have = f"at most {on_one_node} on one server"
+        total = on_one_node
         return NoGpuFree(
             f"You asked for {what}; this lab has {have}.",
             "Ask for fewer.",

@@ -9,9 +9,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from spawner.model import GpuRequest, Holder
+from spawner.model import GpuRequest, Holder, Lease
 
 
 class TicketState(str, enum.Enum):
@@ -56,6 +56,42 @@ class Ticket:
     held_back_until: datetime | None = None
     ahead: int = 0
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a person has when they ask, as policy sees it.
+
+    Attributes:
+        leases: the person's leases that are not released.
+        tickets: how many tickets the person has, other than for the lab that is asked for.
+        gpu_seconds: GPU-seconds of the last seven days, by profile.
+        maintenance: the lab takes no new starts; None where it does.
+    """
+
+    leases: tuple[Lease, ...] = ()
+    tickets: int = 0
+    gpu_seconds: Mapping[str, float] = field(default_factory=dict)
+    maintenance: Maintenance | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What policy says yes to.
+
+    Attributes:
+        request: the request, narrowed to the models that the person may have.
+        priority: class in the line.
+        life: longest life of the lab; None where it has no end.
+        groups: the person's groups, for accounting.
+        no_ticket: why the request may not wait in line; '' where it may.
+    """
+
+    request: GpuRequest
+    priority: int = 1
+    life: timedelta | None = None
+    groups: tuple[str, ...] = ()
+    no_ticket: str = ""
 
 
 class MarkKind(str, enum.Enum):

@@ -9,15 +9,18 @@ from __future__ import annotations
 import functools
 import logging
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
-from spawner import labfile
+from spawner import labfile, placement, policy, sharing
 from spawner.engine import CALL_SECONDS, Engine
 from spawner.inventory import Inventory, detect
-from spawner.ledger import Ledger
-from spawner.model import Gpu, LabConfig
+from spawner.ledger import Ledger, Line
+from spawner.line import Plan, fair_shares
+from spawner.line import plan as make_plan
+from spawner.model import Gpu, LabConfig, Lease
+from spawner.records import Grant, Standing, Ticket
 from spawner.settlement import Patience
 
 log = logging.getLogger(__name__)
@@ -54,8 +57,30 @@ class Lab:
             stop=timedelta(seconds=limits.stop_seconds + 5),
         )
 
+    def units(self) -> tuple[Gpu, ...]:
+        """Every leasable unit of the lab: GPUs, MIG instances, and the seats of shared GPUs.
+
+        Raises:
+            InventoryError: the driver does not answer.
+        """
+        return sharing.units(self.inventory.gpus(), self.config.gpus.sharing)
+
+    def plan(self, line: Line) -> Plan:
+        """Whose turn it is, by this lab's rules."""
+        now = self.clock()
+        shares = fair_shares(line.shares, line.leases, now, self.config.line.half_life)
+
+        def admit(ticket: Ticket, given: Sequence[Lease]) -> Grant:
+            user = ticket.holder.user
+            standing = line.standings.get(user, Standing())
+            more = tuple(lease for lease in given if lease.holder.user == user)
+            rule = policy.admit(self.config, ticket.groups)
+            return rule(ticket.request, ticket.holder, replace(standing, leases=(*standing.leases, *more)))
+
+        return make_plan(line.waiting, line.gpus, line.leases, shares, now, self.config.line, admit, placement.packed)
+
     def leasable_gpus(self) -> tuple[Gpu, ...]:
-        """Every GPU of the lab, less those that a container without a known lease sits on.
+        """Every unit of the lab, less those that a container without a known lease sits on.
 
         Such a container is there when an older ledger was put back, or a new one began: what it holds is nobody's to give.
 
@@ -67,7 +92,8 @@ class Lab:
         strange = {uuid for lease_id, uuids in in_use.items() if lease_id not in known for uuid in uuids}
         if strange:
             log.warning("containers without a lease hold %s", ", ".join(sorted(strange)))
-        return tuple(gpu for gpu in self.inventory.gpus() if gpu.uuid not in strange)
+        taken = {uuid.partition("#")[0] for uuid in strange}
+        return tuple(gpu for gpu in self.units() if gpu.device not in taken and gpu.parent not in taken)
 
 
 @functools.lru_cache(maxsize=8)
@@ -81,4 +107,6 @@ def open_lab(file: str) -> Lab:
     config = labfile.load(file)
     # No call may travel longer than a start may take: settlement counts on it.
     engine = Engine(call_seconds=min(CALL_SECONDS, config.limits.start_seconds))
-    return Lab(config, Ledger.open(config.ledger_url), engine, detect(config))
+    ledger = Ledger.open(config.ledger_url)
+    ledger.half_life = config.line.half_life
+    return Lab(config, ledger, engine, detect(config))

@@ -127,6 +127,7 @@ class ProfileSection(Section):
     gpus: Annotated[StrictInt, Field(ge=0, le=64)] = 0
     gpu_models: Annotated[list[Text], Field(max_length=64)] = []
     gpu_memory: Size | None = None
+    sharing: Literal["exclusive", "mig", "shared"] = "exclusive"
     cpus: Annotated[StrictInt | StrictFloat, Field(gt=0, le=1024)]
     memory: Size
     shm: Size = 64 << 20

@@ -50,7 +50,7 @@ class Action(enum.Enum):
 class LedgerLike(Protocol):
     """What settlement needs of a ledger."""
 
-    def active(self) -> tuple[Lease, ...]: ...  # noqa: D102  (the ledger documents it)
+    def lease(self, lease_id: str) -> Lease | None: ...  # noqa: D102  (the ledger documents it)
     def drain(self, lease_id: str, now: datetime) -> None: ...  # noqa: D102
     def note_absent(self, lease_id: str, now: datetime) -> None: ...  # noqa: D102
     def release(self, lease_id: str, now: datetime, reason: str) -> None: ...  # noqa: D102
@@ -75,7 +75,8 @@ def decide(lease: Lease, presence: Presence, now: datetime, patience: Patience) 
     Returns:
         The one action that is right now; the next round continues from there.
     """
-    if presence is Presence.UNKNOWN or lease.state is LeaseState.RELEASED:
+    if presence is Presence.UNKNOWN or lease.state in (LeaseState.RELEASED, LeaseState.CLAIMED):
+        # A claim has no container; the line gives it to a start, or takes it back when its time is over.
         return Action.KEEP
     if lease.state is LeaseState.DRAINING:
         return _decide_draining(lease, presence, now, patience)
@@ -126,10 +127,10 @@ def settle(lease: Lease, ledger: LedgerLike, engine: EngineLike, clock: Callable
         else:
             ledger.release(lease.id, clock(), "the container is gone")
             break
-        fresh = [other for other in ledger.active() if other.id == lease.id]
-        if not fresh:
+        fresh = ledger.lease(lease.id)
+        if fresh is None or fresh.state is LeaseState.RELEASED:
             break
-        lease = fresh[0]
+        lease = fresh
     return action
 
 

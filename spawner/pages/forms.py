@@ -66,3 +66,8 @@ def no_gpu_free_text(view: NoGpuFreeView) -> str:
 def error_html(sentence: str, what_to_do: str = "") -> str:
     """Any other refusal: what happened, and the next step."""
     return _draw("refusal.html", sentence=sentence, what_to_do=what_to_do)
+
+
+def queued_html(sentence: str) -> str:
+    """The answer to a request that waits in line now, with the way to the line."""
+    return _draw("queued.html", sentence=sentence)

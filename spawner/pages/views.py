@@ -271,6 +271,18 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def in_about(moment: datetime, now: datetime) -> str:
+    """A moment in the future as a person says it; no more exact than it is known."""
+    minutes = (moment - now).total_seconds() / 60
+    if minutes < 2:
+        return "in a moment"
+    if minutes < 90:
+        return f"in about {count(round(minutes), 'minute')}"
+    if minutes < 36 * 60:
+        return f"in about {count(round(minutes / 60), 'hour')}"
+    return f"in about {count(round(minutes / 1440), 'day')}"
+
+
 def listed(words: Iterable[str]) -> str:
     """Words as a list in a sentence: `a`, `a and b`, `a, b and c`."""
     *head, last = words

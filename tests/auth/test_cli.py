@@ -23,6 +23,7 @@ from spawner.errors import LabError, RequestError
 from spawner.hub_api import HubApi
 from spawner.ledger import Ledger
 from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
+from spawner.records import Grant
 from tests.auth.conftest import AuthHub, Browser
 from tests.support.hub import REPO, free_ports
 
@@ -340,7 +341,7 @@ def test_gpus_json(gpulab: Run, lab_file: Path) -> None:
         [],
         lease_id="2" * 32,
         now=NOW,
-        admit=lambda *_: None,
+        admit=lambda request, *_: Grant(request),
         choose=lambda *_: (uuid,),
     )
     ledger.close()

@@ -10,6 +10,7 @@ from spawner.errors import DeniedError, LedgerError, NoGpuFree
 from spawner.ledger import SCHEMA_VERSION, Ledger
 from spawner.model import GpuRequest, Holder, LeaseState
 from spawner.placement import packed
+from spawner.records import Grant
 from tests.unit.values import T0, after, make_gpu
 
 GPUS = [make_gpu(i) for i in range(4)]
@@ -26,12 +27,14 @@ def ledger(tmp_path: Path):
     opened.close()
 
 
-def admit_all(request, holder, active) -> None:
-    return None
+def admit_all(request, holder, standing) -> Grant:
+    return Grant(request)
 
 
 def acquire(ledger: Ledger, lease_id: str, number: int = 1, holder: str = "ana", admit=admit_all):
-    return ledger.acquire(GpuRequest("p", number), Holder(holder), GPUS, lease_id=lease_id, now=T0, admit=admit, choose=packed)
+    return ledger.acquire(
+        GpuRequest("p", number, wait=False), Holder(holder), GPUS, lease_id=lease_id, now=T0, admit=admit, choose=packed
+    )
 
 
 def test_a_lease_survives_reopening_with_all_its_facts(ledger: Ledger, tmp_path: Path):
@@ -39,6 +42,7 @@ def test_a_lease_survives_reopening_with_all_its_facts(ledger: Ledger, tmp_path:
     ledger.close()
     again = open_ledger(tmp_path)
     assert again.active() == (lease,)
+    assert again.lease("a" * 32) == lease
     again.close()
 
 
@@ -202,3 +206,42 @@ def test_schema_has_the_guarding_index(ledger: Ledger, tmp_path: Path):
     indexes = sa.inspect(engine).get_indexes("lease_gpus")
     engine.dispose()
     assert [i["unique"] for i in indexes if i["name"] == "lease_gpus_one_holder"] == [1]
+
+
+def test_the_journal_is_only_added_to(ledger: Ledger, tmp_path: Path):
+    acquire(ledger, "a")
+    raw = sqlite3.connect(tmp_path / "ledger.sqlite")
+    for statement in ("UPDATE events SET actor = 'nobody'", "DELETE FROM events"):
+        with pytest.raises(sqlite3.IntegrityError, match="only added to"):
+            raw.execute(statement)
+    raw.close()
+    (event,) = ledger.events()
+    assert (event.action, event.user, event.gpus) == ("lease.acquired", "ana", (GPUS[0].uuid,))
+
+
+def test_a_ledger_of_the_first_schema_is_brought_up_to_date(tmp_path: Path):
+    raw = sqlite3.connect(tmp_path / "ledger.sqlite")
+    raw.executescript(
+        """
+        CREATE TABLE meta (schema_version INTEGER NOT NULL);
+        INSERT INTO meta VALUES (1);
+        CREATE TABLE leases (id VARCHAR(32) NOT NULL PRIMARY KEY, user VARCHAR(255) NOT NULL, server VARCHAR(255) NOT NULL,
+            profile VARCHAR(64) NOT NULL, state VARCHAR(16) NOT NULL, container VARCHAR(128) NOT NULL, in_flight BOOLEAN NOT NULL,
+            created DATETIME NOT NULL, drained DATETIME, absent_since DATETIME, released DATETIME,
+            release_reason VARCHAR(200) NOT NULL);
+        CREATE TABLE lease_gpus (lease_id VARCHAR(32) NOT NULL REFERENCES leases (id), uuid VARCHAR(64) NOT NULL,
+            position INTEGER NOT NULL, active BOOLEAN NOT NULL, PRIMARY KEY (lease_id, uuid));
+        CREATE UNIQUE INDEX lease_gpus_one_holder ON lease_gpus (uuid) WHERE active IS 1;
+        INSERT INTO leases VALUES
+            ('old', 'ana', '', 'p', 'bound', 'c1', 0, '2026-01-05 08:00:00.000000', NULL, NULL, NULL, '');
+        """
+    )
+    raw.execute("INSERT INTO lease_gpus VALUES ('old', ?, 0, 1)", (GPUS[0].uuid,))
+    raw.commit()
+    raw.close()
+    ledger = open_ledger(tmp_path)
+    (lease,) = ledger.active()
+    assert (lease.id, lease.gpus, lease.state, lease.ends) == ("old", (GPUS[0].uuid,), LeaseState.BOUND, None)
+    assert acquire(ledger, "new").gpus == (GPUS[1].uuid,)
+    ledger.close()
+    open_ledger(tmp_path).close()

@@ -1,8 +1,12 @@
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spawner import sharing
 from spawner.errors import NoGpuFree
+from spawner.grants import SharingRule
 from spawner.model import GpuRequest, LeaseState
 from spawner.placement import packed
 from tests.unit.values import make_gpu, make_lease
@@ -10,6 +14,33 @@ from tests.unit.values import make_gpu, make_lease
 
 def ask(number: int, *models: str) -> GpuRequest:
     return GpuRequest("p", number, models)
+
+
+def test_seats_are_given_to_requests_for_seats_only():
+    rule = SharingRule(frozenset({make_gpu(0).uuid}), frozenset(), 2)
+    units = sharing.units([make_gpu(0), make_gpu(1)], [rule])
+    seat = GpuRequest("p", 1, sharing="shared")
+    assert packed(ask(1), units, []) == (make_gpu(1).uuid,)
+    first = packed(seat, units, [])
+    assert first == (f"{make_gpu(0).uuid}#0",)
+    assert packed(seat, units, [make_lease(gpus=first)]) == (f"{make_gpu(0).uuid}#1",)
+    with pytest.raises(NoGpuFree):
+        packed(GpuRequest("p", 2, sharing="shared"), units, [])
+
+
+def test_a_gpu_that_became_shared_while_it_was_leased_has_no_free_seat():
+    rule = SharingRule(frozenset(), frozenset({"L4"}), 2)
+    whole = make_lease(gpus=(make_gpu(0).uuid,))
+    seats = sharing.units([make_gpu(0)], [rule])
+    with pytest.raises(NoGpuFree):
+        packed(GpuRequest("p", 1, sharing="shared"), seats, [whole])
+    with pytest.raises(NoGpuFree):
+        packed(ask(1), [make_gpu(0)], [make_lease(gpus=(seats[0].uuid,))])
+
+
+def test_a_request_for_memory_gets_gpus_that_have_it():
+    big = dataclasses.replace(make_gpu(1), memory_mib=80_000)
+    assert packed(GpuRequest("p", 1, gpu_memory_mib=40_000), [make_gpu(0), big], []) == (big.uuid,)
 
 
 def test_no_gpu_is_always_granted():
@@ -34,7 +65,7 @@ def test_one_model_before_a_mixture():
 
 def test_a_lease_never_spans_two_nodes():
     gpus = [make_gpu(0, node="a"), make_gpu(1, node="b")]
-    with pytest.raises(NoGpuFree):
+    with pytest.raises(NoGpuFree, match="at most 1 on one server"):
         packed(ask(2), gpus, [])
 
 

@@ -1,9 +1,12 @@
+import dataclasses
+
 import pytest
 
 from spawner import policy, profiles
 from spawner.errors import DeniedError, UnavailableError
 from spawner.model import GpuRequest, Holder, HostCapacity, LeaseState, Limits
-from tests.unit.values import make_gpu, make_lease, make_profile
+from spawner.records import Standing
+from tests.unit.values import make_gpu, make_lease, make_profile, shipped_config
 
 LIMITS = Limits(2, 60, 60, 10, 1000, 1000)
 REQUEST = GpuRequest("gpu-1", 1)
@@ -25,12 +28,13 @@ REQUEST = GpuRequest("gpu-1", 1)
     ],
 )
 def test_labs_at_once(held: list, allowed: bool):
-    rule = policy.admit(LIMITS)
+    rule = policy.admit(dataclasses.replace(shipped_config(), limits=LIMITS), ())
+    mine = Standing(tuple(lease for lease in held if lease.holder.user == "ana"))
     if allowed:
-        rule(REQUEST, Holder("ana", "new"), held)
+        rule(REQUEST, Holder("ana", "new"), mine)
     else:
         with pytest.raises(DeniedError, match=r"2 labs running \(a, b\); 2 are allowed"):
-            rule(REQUEST, Holder("ana", "new"), held)
+            rule(REQUEST, Holder("ana", "new"), mine)
 
 
 @pytest.mark.parametrize(

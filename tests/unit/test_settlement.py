@@ -69,17 +69,17 @@ def test_only_absent_releases(state: LeaseState, presence: Presence, in_flight: 
 class OneLease:
     """A ledger of one lease and an engine of one container, both in memory."""
 
-    def __init__(self, lease, presence: Presence) -> None:
-        self.lease = lease
+    def __init__(self, one, presence: Presence) -> None:
+        self.one = one
         self.now = presence
         self.steps: list[str] = []
 
-    def active(self):
-        return () if self.lease.state is S.RELEASED else (self.lease,)
+    def lease(self, lease_id: str):
+        return self.one
 
     def _set(self, step: str, **changes) -> None:
-        values = {name: getattr(self.lease, name) for name in self.lease.__slots__}
-        self.lease = type(self.lease)(**{**values, **changes})
+        values = {name: getattr(self.one, name) for name in self.one.__slots__}
+        self.one = type(self.one)(**{**values, **changes})
         self.steps.append(step)
 
     def drain(self, lease_id: str, now) -> None:
@@ -100,7 +100,7 @@ class OneLease:
 
 
 def run(world: OneLease) -> Action:
-    return settle(world.lease, world, world, lambda: after(5), PATIENCE)
+    return settle(world.one, world, world, lambda: after(5), PATIENCE)
 
 
 def test_stop_that_was_asked_ends_in_release():
@@ -133,6 +133,6 @@ def test_one_failing_lease_does_not_stop_the_others(caplog: pytest.LogCaptureFix
             return super().presence(lease_id)
 
     world = Failing(make_lease(state=S.DRAINING, id="good"), P.ABSENT)
-    done = settle_all([make_lease(id="bad"), world.lease], world, world, lambda: after(5), PATIENCE)
+    done = settle_all([make_lease(id="bad"), world.one], world, world, lambda: after(5), PATIENCE)
     assert done == {"good": A.RELEASE}
     assert "bad" in caplog.text

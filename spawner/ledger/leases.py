@@ -1,0 +1,237 @@
+"""Leases in the ledger: their legal transitions, and what is active.
+
+Owns the changes of one lease after it was acquired. Never chooses GPUs (`requests` does, in its transaction) and never asks the
+engine: `release` is called by `settlement` only, which has seen that the container is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from spawner.errors import LedgerError
+from spawner.ledger import fairness
+from spawner.ledger.journal import write_event
+from spawner.ledger.store import Store
+from spawner.ledger.tables import aware, lease_gpus, lease_of, leases, naive, tickets, watches
+from spawner.model import Holder, Lease, LeaseState
+from spawner.records import TicketState
+
+# A ticket whose lab could not be started is tried again, later each time, and then given up.
+MOST_ATTEMPTS = 3
+HELD_BACK = timedelta(seconds=30)
+
+
+class Leases(Store):
+    """The part of the ledger that knows leases."""
+
+    half_life = timedelta(days=7)
+
+    def answered(self, lease_id: str, container: str) -> None:
+        """Note that the engine answered the creation: with a container's id, or '' for a refusal."""
+        self._change(lease_id, (LeaseState.STARTING, LeaseState.DRAINING), container=container, in_flight=False)
+
+    def bind(self, lease_id: str, now: datetime | None = None) -> None:
+        """Note that the lab runs; its ticket, if it came of one, is done.
+
+        Raises:
+            LedgerError: the lease is not *starting* any more: its start was given up meanwhile.
+        """
+        with self._transaction() as connection:
+            moment = naive(now) if now else sa.select(leases.c.created).where(leases.c.id == lease_id).scalar_subquery()
+            if not _update(connection, lease_id, (LeaseState.STARTING,), state=LeaseState.BOUND.value, bound=moment):
+                raise LedgerError("The start was given up before the lab was up.", "Start it again.")
+            lease = _one(connection, lease_id)
+            if lease and lease.ticket:
+                connection.execute(
+                    tickets.update()
+                    .where(tickets.c.id == lease.ticket, tickets.c.state == TicketState.STARTING.value)
+                    .values(state=TicketState.DONE.value, ended=moment, why="")
+                )
+            if lease:
+                write_event(connection, now or lease.created, "lab", "lease.bound", lease=lease)
+
+    def drain(self, lease_id: str, now: datetime, *, ending: str = "", actor: str = "lab") -> None:
+        """Note that the lab is to end. Idempotent; does not free anything.
+
+        Args:
+            lease_id: which.
+            now: the present moment.
+            ending: why, for the lab's owner; '' where they ended it themselves.
+            actor: who ends it.
+        """
+        states = (LeaseState.STARTING, LeaseState.BOUND)
+        with self._transaction() as connection:
+            if _update(connection, lease_id, states, state=LeaseState.DRAINING.value, drained=naive(now)):
+                write_event(connection, now, actor, "lease.draining", lease=_one(connection, lease_id), detail={"why": ending})
+            if ending:
+                _note_ending(connection, lease_id, ending)
+
+    def note_ending(self, lease_id: str, ending: str) -> None:
+        """Write down why a lab ends, for its owner to read; the first reason stays."""
+        with self._transaction() as connection:
+            _note_ending(connection, lease_id, ending)
+
+    def endings(self, holder: Holder) -> tuple[tuple[str, datetime, str], ...]:
+        """Endings that the holder has not dismissed: lease id, moment, sentence; the newest first, at most five."""
+        with self._transaction(write=False) as connection:
+            found = connection.execute(
+                sa.select(leases.c.id, sa.func.coalesce(leases.c.released, leases.c.drained, leases.c.created), leases.c.ending)
+                .where(leases.c.user == holder.user, leases.c.server == holder.server, leases.c.ending != "")
+                .order_by(leases.c.created.desc())
+                .limit(5)
+            )
+            return tuple((row[0], aware(row[1]), row[2]) for row in found)
+
+    def dismiss_endings(self, user: str) -> None:
+        """Forget what a person has read about their labs' ends."""
+        with self._transaction() as connection:
+            connection.execute(
+                leases.update()
+                .where(leases.c.user == user, leases.c.ending != "", leases.c.state == LeaseState.RELEASED.value)
+                .values(ending="")
+            )
+
+    def note_absent(self, lease_id: str, now: datetime) -> None:
+        """Note the first *absent* of a draining lease."""
+        self._change(lease_id, (LeaseState.DRAINING,), absent_since=naive(now))
+
+    def release(self, lease_id: str, now: datetime, reason: str) -> None:
+        """Give the GPUs back. Called by `settlement` only. Idempotent."""
+        with self._transaction() as connection:
+            release(connection, lease_id, now, reason, self.half_life)
+
+    def set_end(self, lease_id: str, ends: datetime | None, actor: str, now: datetime) -> None:
+        """Move the end of a lab's life."""
+        with self._transaction() as connection:
+            connection.execute(leases.update().where(leases.c.id == lease_id).values(ends=naive(ends) if ends else None))
+            detail = {"ends": ends.isoformat() if ends else None}
+            write_event(connection, now, actor, "lease.extended", lease=_one(connection, lease_id), detail=detail)
+
+    def add_idle(self, gpu_seconds: Iterable[tuple[str, float]]) -> None:
+        """Add idle GPU-seconds to leases: pairs of lease id and seconds."""
+        with self._transaction() as connection:
+            for lease_id, seconds in gpu_seconds:
+                connection.execute(
+                    leases.update().where(leases.c.id == lease_id).values(idle_seconds=leases.c.idle_seconds + seconds)
+                )
+
+    def lease(self, lease_id: str) -> Lease | None:
+        """One lease, released or not; None where it is not known."""
+        with self._transaction(write=False) as connection:
+            return _one(connection, lease_id)
+
+    def active(self) -> tuple[Lease, ...]:
+        """All leases that are not released, oldest first."""
+        with self._transaction(write=False) as connection:
+            return active(connection)
+
+    def active_of(self, holder: Holder) -> tuple[Lease, ...]:
+        """The holder's leases that are not released, oldest first."""
+        with self._transaction(write=False) as connection:
+            return active(connection, leases.c.user == holder.user, leases.c.server == holder.server)
+
+    def released(self, lease_ids: Iterable[str]) -> frozenset[str]:
+        """Those of the given leases that are known and released; an unknown id is not among them."""
+        with self._transaction(write=False) as connection:
+            found = connection.execute(
+                sa.select(leases.c.id).where(leases.c.id.in_(list(lease_ids)), leases.c.state == LeaseState.RELEASED.value)
+            )
+            return frozenset(found.scalars())
+
+    def held_seconds(self, newest: int = 200) -> dict[str, tuple[float, ...]]:
+        """Profile → how long its newest ended labs held their GPUs, in seconds, sorted; what the line expects by."""
+        with self._transaction(write=False) as connection:
+            rows = connection.execute(
+                sa.select(leases.c.profile, leases.c.bound, leases.c.released)
+                .where(leases.c.released.is_not(None), leases.c.bound.is_not(None), leases.c.gpus > 0)
+                .order_by(leases.c.released.desc())
+                .limit(newest)
+            ).all()
+        held: dict[str, list[float]] = {}
+        for profile, bound, ended in rows:
+            held.setdefault(profile, []).append((ended - bound).total_seconds())
+        return {profile: tuple(sorted(seconds)) for profile, seconds in held.items()}
+
+    def _change(self, lease_id: str, states: tuple[LeaseState, ...], **values: Any) -> bool:
+        with self._transaction() as connection:
+            return _update(connection, lease_id, states, **values)
+
+
+def _update(connection: sa.Connection, lease_id: str, states: tuple[LeaseState, ...], **values: Any) -> bool:
+    result = connection.execute(
+        leases.update().where(leases.c.id == lease_id, leases.c.state.in_([state.value for state in states])).values(**values)
+    )
+    return bool(result.rowcount)
+
+
+def _note_ending(connection: sa.Connection, lease_id: str, ending: str) -> None:
+    connection.execute(leases.update().where(leases.c.id == lease_id, leases.c.ending == "").values(ending=ending[:1000]))
+
+
+def active(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> tuple[Lease, ...]:
+    """The leases that are not released and meet the conditions, oldest first."""
+    live = [state.value for state in LeaseState if state is not LeaseState.RELEASED]
+    rows = connection.execute(
+        sa.select(leases).where(leases.c.state.in_(live), *where).order_by(leases.c.created, leases.c.id)
+    ).all()
+    held = (
+        sa.select(lease_gpus.c.lease_id, lease_gpus.c.uuid).where(lease_gpus.c.active.is_(True)).order_by(lease_gpus.c.position)
+    )
+    if where:
+        held = held.where(lease_gpus.c.lease_id.in_([row.id for row in rows]))
+    by_lease: dict[str, list[str]] = {}
+    for lease_id, uuid in connection.execute(held) if rows else ():
+        by_lease.setdefault(lease_id, []).append(uuid)
+    return tuple(lease_of(row, tuple(by_lease.get(row.id, ()))) for row in rows)
+
+
+def _one(connection: sa.Connection, lease_id: str) -> Lease | None:
+    row = connection.execute(sa.select(leases).where(leases.c.id == lease_id)).first()
+    if row is None:
+        return None
+    uuids = connection.execute(
+        sa.select(lease_gpus.c.uuid).where(lease_gpus.c.lease_id == lease_id).order_by(lease_gpus.c.position)
+    ).scalars()
+    return lease_of(row, tuple(uuids))
+
+
+def release(connection: sa.Connection, lease_id: str, now: datetime, reason: str, half_life: timedelta) -> None:
+    """Give a lease's GPUs back, inside a transaction; its ticket waits again if the lab never came up."""
+    lease = _one(connection, lease_id)
+    states = tuple(state for state in LeaseState if state is not LeaseState.RELEASED)
+    values = {"state": LeaseState.RELEASED.value, "released": naive(now), "release_reason": reason[:200]}
+    if lease is None or not _update(connection, lease_id, states, **values):
+        return
+    connection.execute(lease_gpus.update().where(lease_gpus.c.lease_id == lease_id).values(active=False))
+    connection.execute(watches.delete().where(watches.c.lease == lease_id))
+    fairness.add(connection, lease.holder.user, len(lease.gpus), lease.created, now, half_life)
+    write_event(connection, now, "lab", "lease.released", lease=lease, detail={"why": reason[:200]})
+    if lease.ticket and lease.bound is None:
+        _try_again(connection, lease.ticket, now)
+
+
+def _try_again(connection: sa.Connection, ticket_id: str, now: datetime) -> None:
+    row = connection.execute(sa.select(tickets).where(tickets.c.id == ticket_id)).first()
+    if row is None or row.state not in (TicketState.STARTING.value, TicketState.CLAIMED.value):
+        return
+    attempts = row.attempts + 1
+    again = attempts < MOST_ATTEMPTS
+    connection.execute(
+        tickets.update()
+        .where(tickets.c.id == ticket_id)
+        .values(
+            state=(TicketState.WAITING if again else TicketState.FAILED).value,
+            lease="",
+            claim_until=None,
+            attempts=attempts,
+            held_back_until=naive(now + HELD_BACK * attempts) if again else None,
+            ended=None if again else naive(now),
+            why="The last start did not succeed." if again else f"The lab could not be started, {attempts} times in a row.",
+        )
+    )
+    action = "ticket.waits_again" if again else "ticket.failed"
+    write_event(connection, now, "lab", action, user=row.user, server=row.server, subject=ticket_id)

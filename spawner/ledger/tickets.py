@@ -1,0 +1,127 @@
+"""Tickets in the ledger: who waits, and how a ticket ends otherwise than by its turn.
+
+Owns reading, cancelling and moving tickets. Never decides whose turn it is (`line` does) and never makes a claim (`requests`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from spawner.ledger.journal import write_event
+from spawner.ledger.leases import Leases, release
+from spawner.ledger.tables import LIVE_TICKETS, naive, ticket_of, tickets
+from spawner.model import Holder
+from spawner.records import Ticket, TicketState
+
+
+class Tickets(Leases):
+    """The part of the ledger that knows the waiting line."""
+
+    def tickets(self) -> tuple[Ticket, ...]:
+        """All tickets that still count, oldest first."""
+        with self._transaction(write=False) as connection:
+            return live_tickets(connection)
+
+    def tickets_of(self, user: str) -> tuple[Ticket, ...]:
+        """A person's tickets that still count, oldest first."""
+        with self._transaction(write=False) as connection:
+            return live_tickets(connection, tickets.c.user == user)
+
+    def ticket(self, ticket_id: str) -> Ticket | None:
+        """One ticket, ended or not; None where it is not known."""
+        with self._transaction(write=False) as connection:
+            row = connection.execute(sa.select(tickets).where(tickets.c.id == ticket_id)).first()
+            return ticket_of(row) if row else None
+
+    def last_ticket_of(self, holder: Holder) -> Ticket | None:
+        """The newest ticket of a holder, also when it has ended; None where they never had one."""
+        with self._transaction(write=False) as connection:
+            row = connection.execute(
+                sa.select(tickets)
+                .where(tickets.c.user == holder.user, tickets.c.server == holder.server)
+                .order_by(tickets.c.created.desc())
+                .limit(1)
+            ).first()
+            return ticket_of(row) if row else None
+
+    def cancel_ticket(self, ticket_id: str, now: datetime, actor: str, why: str = "") -> bool:
+        """End a ticket that waits or has a claim; its claim is given back at once. Whether there was one to end."""
+        with self._transaction() as connection:
+            return cancel(connection, tickets.c.id == ticket_id, now, actor, why, self.half_life) > 0
+
+    def cancel_tickets_of(self, holder: Holder, now: datetime, actor: str, why: str = "") -> bool:
+        """End the holder's ticket, whatever it has come to, so that no start of it is tried again."""
+        with self._transaction() as connection:
+            mine = sa.and_(tickets.c.user == holder.user, tickets.c.server == holder.server)
+            return cancel(connection, mine, now, actor, why, self.half_life, starting=True) > 0
+
+    def move_ticket(self, ticket_id: str, ahead: int, now: datetime, actor: str) -> bool:
+        """Put a waiting ticket before (positive) or behind (negative) all others of its class, or back in its place (0)."""
+        with self._transaction() as connection:
+            result = connection.execute(
+                tickets.update()
+                .where(tickets.c.id == ticket_id, tickets.c.state == TicketState.WAITING.value)
+                .values(ahead=max(-1, min(1, ahead)))
+            )
+            if result.rowcount:
+                row = connection.execute(sa.select(tickets).where(tickets.c.id == ticket_id)).one()
+                detail = {"ahead": ahead}
+                write_event(
+                    connection, now, actor, "ticket.moved", user=row.user, server=row.server, subject=ticket_id, detail=detail
+                )
+            return bool(result.rowcount)
+
+    def renew_claims(self, until: datetime) -> None:
+        """Give every claim its full time again: while the hub was away nobody could use it."""
+        with self._transaction() as connection:
+            connection.execute(
+                tickets.update().where(tickets.c.state == TicketState.CLAIMED.value).values(claim_until=naive(until))
+            )
+
+    def _end_stale(self, connection: sa.Connection, now: datetime, overdue: Callable[[Ticket], bool]) -> None:
+        for ticket in live_tickets(connection, tickets.c.state == TicketState.CLAIMED.value):
+            if overdue(ticket):
+                release(connection, ticket.lease, now, "the claim was not used in time", self.half_life)
+
+
+def live_tickets(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> tuple[Ticket, ...]:
+    """Tickets that still count and meet the conditions, oldest first, inside a transaction."""
+    rows = connection.execute(
+        sa.select(tickets).where(tickets.c.state.in_(LIVE_TICKETS), *where).order_by(tickets.c.created, tickets.c.id)
+    )
+    return tuple(ticket_of(row) for row in rows)
+
+
+def cancel(
+    connection: sa.Connection,
+    where: sa.ColumnElement[bool],
+    now: datetime,
+    actor: str,
+    why: str,
+    half_life: timedelta,
+    *,
+    starting: bool = False,
+) -> int:
+    """End the tickets that meet the condition, inside a transaction; how many."""
+    found = live_tickets(connection, where)
+    ended = 0
+    for ticket in found:
+        if ticket.state is TicketState.STARTING and not starting:
+            continue
+        connection.execute(
+            tickets.update()
+            .where(tickets.c.id == ticket.id)
+            .values(state=TicketState.CANCELLED.value, ended=naive(now), why=why[:1000], claim_until=None)
+        )
+        holder = ticket.holder
+        write_event(
+            connection, now, actor, "ticket.cancelled", user=holder.user, server=holder.server, subject=ticket.id,
+            detail={"why": why},
+        )  # fmt: skip
+        if ticket.state is TicketState.CLAIMED:
+            release(connection, ticket.lease, now, "the ticket was cancelled", half_life)
+        ended += 1
+    return ended
