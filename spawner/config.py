@@ -6,6 +6,8 @@ and the files that tell other processes where the hub is. Never decides anything
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import os
 import shutil
@@ -19,7 +21,8 @@ from spawner.auth import space_guard
 from spawner.engine import Engine
 from spawner.errors import EngineUnknown, LabError
 from spawner.gpu_spawner import GpuSpawner
-from spawner.model import LabConfig
+from spawner.model import Holder, LabConfig
+from spawner.pages import line_handlers
 from spawner.runtime import open_lab
 
 POLL_SECONDS = 10
@@ -52,7 +55,7 @@ def configure(c: Any, file: str, env: Mapping[str, str]) -> None:
         # Opened here so that a ledger that cannot be used stops the hub: without it every running lab would be forgotten.
         open_lab(str(Path(file).resolve()))
         gateway = _gateway(config)
-        _hub(c, config, gateway)
+        _hub(c, config, str(Path(file).resolve()), gateway)
         _proxy(c, config)
         _services(c, config, file, env)
         _spawner(c, config, file)
@@ -112,7 +115,15 @@ def _gateway(config: LabConfig) -> str:
     return gateway
 
 
-def _hub(c: Any, config: LabConfig, gateway: str) -> None:
+async def _forget_ticket(file: str, user: str, server: str, actor: str) -> None:
+    lab = open_lab(file)
+    with contextlib.suppress(LabError):
+        await asyncio.get_running_loop().run_in_executor(
+            None, lab.ledger.cancel_tickets_of, Holder(user, server), lab.clock(), actor
+        )
+
+
+def _hub(c: Any, config: LabConfig, file: str, gateway: str) -> None:
     state = config.state / "state"
     c.JupyterHub.bind_url = f"http://{config.hub.address}:{config.hub.port}"
     # The labs reach the hub's API on their own network's gateway; no other interface listens.
@@ -126,7 +137,12 @@ def _hub(c: Any, config: LabConfig, gateway: str) -> None:
     c.JupyterHub.named_server_limit_per_user = NAMED_SERVERS_PER_RUNNING * config.limits.servers_per_user
     c.JupyterHub.spawner_class = GpuSpawner
     c.JupyterHub.default_url = "/hub/home"
-    c.JupyterHub.tornado_settings = {space_guard.SETTING: functools.partial(probe.require_space, config.state)}
+    c.JupyterHub.tornado_settings = {
+        space_guard.SETTING: functools.partial(probe.require_space, config.state),
+        space_guard.FORGET: functools.partial(_forget_ticket, file),
+        line_handlers.LAB_FILE: file,
+    }
+    c.JupyterHub.extra_handlers = [*line_handlers.HANDLERS]
 
 
 def _proxy(c: Any, config: LabConfig) -> None:

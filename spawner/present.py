@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from spawner import expect, profiles
+from spawner import profiles
 from spawner.errors import LabError, NoGpuFree, Queued
 from spawner.model import EngineFacts, Gpu, GpuRequest, Holder, LabConfig, Lease, LeaseState, Profile
-from spawner.pages import forms, views
+from spawner.pages import forms, line_state, views
 from spawner.records import Ticket
 from spawner.runtime import Lab
 
@@ -84,47 +84,10 @@ def error_html(error: LabError) -> str:
 
 def queued(lab: Lab, ticket: Ticket) -> Queued:
     """What the person reads when their request became a ticket."""
-    place = standing(lab, ticket)
+    place = line_state.standing(lab, ticket)
     what = views.count(ticket.request.gpus, "GPU")
     sentence = f"You asked for {what}, and wait in line now: number {place.number} of {place.length}, {place.expected_text}."
     return Queued(sentence, "The lab starts by itself when it is your turn; the page Line shows it.", ticket=ticket.id)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a ticket stands.
-
-    Attributes:
-        number: from 1; 0 where it does not wait any more.
-        length: how many wait.
-        expected: when its turn is expected; None where that cannot be told.
-        why: one sentence.
-    """
-
-    number: int
-    length: int
-    expected: datetime | None
-    why: str
-    now: datetime
-
-    @property
-    def expected_text(self) -> str:
-        """The expected time for a person."""
-        return f"expected {views.in_about(self.expected, self.now)}" if self.expected else "expected time unknown"
-
-
-def standing(lab: Lab, ticket: Ticket) -> Place:
-    """Where a ticket stands in the line now."""
-    now = lab.clock()
-    line = lab.ledger.line(lab.units(), now)
-    plan = lab.plan(line)
-    ids = [waiting.id for waiting in plan.order]
-    if ticket.id not in ids:
-        return Place(0, len(ids), now, ticket.why, now)
-    position = ids.index(ticket.id)
-    ahead = plan.order[: position + 1]
-    expected = expect.turns(ahead, line.gpus, line.leases, lab.ledger.held_seconds(), now)[ticket.id]
-    return Place(position + 1, len(ids), expected, plan.why.get(ticket.id, ""), now)
 
 
 def lab_view(lease: Lease, gpus: Iterable[Gpu], config: LabConfig) -> views.LabView:

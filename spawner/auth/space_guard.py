@@ -8,17 +8,21 @@ because JupyterHub lets an authenticator's handlers alone come before its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jupyterhub.apihandlers.users import UserServerAPIHandler
 from jupyterhub.handlers.pages import SpawnHandler
+from jupyterhub.scopes import needs_scope
 from tornado import web
 
 from spawner.errors import LabError
 
 RequireSpace = Callable[[], None]
 SETTING = "gpulab_require_space"
+# Ends the ticket of a lab that is stopped: called with the person's name, the lab's name, and who stops it.
+ForgetTicket = Callable[[str, str, str], Awaitable[None]]
+FORGET = "gpulab_forget_ticket"
 
 
 class NeedsSpace:
@@ -57,11 +61,28 @@ class _Refused(web.HTTPError):
 
 
 class SpaceSpawnHandler(NeedsSpace, SpawnHandler):
-    """JupyterHub's spawn page, behind the check."""
+    """JupyterHub's spawn page, behind the check; a start that became a ticket goes on to the page of the line."""
+
+    async def _wrap_spawn_single_user(
+        self, user: Any, server_name: str, display_name: str, spawner: Any, pending_url: str, options: Any = None
+    ) -> None:
+        try:
+            await super()._wrap_spawn_single_user(user, server_name, display_name, spawner, pending_url, options)
+        except web.HTTPError:
+            if not getattr(spawner, "waits", False):
+                raise
+            self.redirect(self.hub.base_url + "line")
 
 
 class SpaceServerAPIHandler(NeedsSpace, UserServerAPIHandler):
-    """JupyterHub's REST address of a server, behind the check."""
+    """JupyterHub's REST address of a server, behind the check; a stop also ends the ticket that waits for this lab."""
+
+    @needs_scope("delete:servers")
+    async def delete(self, user_name: str, server_name: str = "") -> None:
+        """Stop the lab, and forget its ticket first: a start from the line that is stopped would otherwise be tried again."""
+        if forget := self.settings.get(FORGET):
+            await forget(user_name, server_name, self.current_user.name)
+        await super().delete(user_name, server_name)
 
 
 HANDLERS: list[tuple[str, type]] = [

@@ -54,7 +54,7 @@ def test_no_gpu_free_offers_what_can_start(browser: Browser):
     hub = browser.hub
     bo = hub.token("bo")
     hub.start_lab("bo", bo, "gpu-2", "night-run")
-    answer = browser.spawn(profile="gpu-1")
+    answer = browser.spawn(profile="gpu-1", wait="false")
     page = html.unescape(answer.text)
     assert answer.status_code == 409
     assert "You asked for 1 GPU; 0 of 2 are free." in page

@@ -92,7 +92,7 @@ def test_no_gpu_free_is_answered_at_once_with_names(module_lab: HubProcess):
     hub = module_lab
     ana, bo = hub.token("ana"), hub.token("bo")
     hub.start_lab("ana", ana, "gpu-2", "train")
-    refused = hub.post_lab("bo", bo, {"profile": "gpu-1"})
+    refused = hub.post_lab("bo", bo, {"profile": "gpu-1", "wait": False})
     # At once: of a refusal that takes its time the hub would have said 202, and the reason on the progress stream.
     assert refused.status_code == 409
     message = refused.json()["message"]

@@ -103,7 +103,7 @@ def test_creation_on_its_way_keeps_its_gpus_until_its_end_is_known(stalling: tup
     # Given up and not there: but the creation may still arrive, and so these GPUs are nobody else's.
     (lease,) = hub.wait_for(lambda: [x for x in hub.leases() if x.absent_since], 60, "settlement to see no container")
     assert (lease.state, lease.in_flight) == (LeaseState.DRAINING, True)
-    other = hub.post_lab("bo", bo, {"profile": "gpu-1"})
+    other = hub.post_lab("bo", bo, {"profile": "gpu-1", "wait": False})
     assert other.status_code == 409
     assert "0 of 2 are free" in other.json()["message"]
 
