@@ -15,7 +15,7 @@ PREFIX = "gpulab/"
 FOLDER = Path(__file__).parent / "static"
 
 
-class LabStaticFilesHandler(CacheControlStaticFilesHandler):  # type: ignore[misc]
+class LabStaticFilesHandler(CacheControlStaticFilesHandler):
     """JupyterHub's handler of static files, with a second root for paths that begin with `PREFIX`."""
 
     @classmethod

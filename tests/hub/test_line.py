@@ -81,18 +81,19 @@ def test_the_line_is_kept_over_a_restart_of_the_hub(lab_files: LabFiles, engine:
 
 def test_a_small_request_does_not_pass_a_big_one_for_ever(module_lab: HubProcess):
     hub = module_lab
-    ana, bo, cem = hub.token("ana"), hub.token("bo"), hub.token("cem")
-    hub.start_lab("ana", ana, "gpu-1")
-    assert hub.post_lab("bo", bo, {"profile": "gpu-2"}).status_code == 409
+    # People without a history: who used fewer GPU-hours lately would go first otherwise.
+    ana, bo, cem = hub.token("a-1"), hub.token("b-1"), hub.token("c-1")
+    hub.start_lab("a-1", ana, "gpu-1")
+    assert hub.post_lab("b-1", bo, {"profile": "gpu-2"}).status_code == 409
     # A GPU is free, but it is what the big request waits for.
-    assert hub.post_lab("cem", cem, {"profile": "gpu-1"}).status_code == 409
+    assert hub.post_lab("c-1", cem, {"profile": "gpu-1"}).status_code == 409
     assert [t["position"] for t in shown(hub, cem)] == [2]
-    hub.stop_lab("ana", ana)
-    hub.wait_ready("bo", bo)
-    assert [(lease.holder.user, len(lease.gpus)) for lease in hub.leases()] == [("bo", 2)]
-    hub.stop_lab("bo", bo)
-    hub.wait_ready("cem", cem)
-    hub.stop_lab("cem", cem)
+    hub.stop_lab("a-1", ana)
+    hub.wait_ready("b-1", bo)
+    assert [(lease.holder.user, len(lease.gpus)) for lease in hub.leases()] == [("b-1", 2)]
+    hub.stop_lab("b-1", bo)
+    hub.wait_ready("c-1", cem)
+    hub.stop_lab("c-1", cem)
 
 
 def test_a_start_from_the_line_that_is_stopped_is_not_tried_again(module_lab: HubProcess):
