@@ -77,8 +77,9 @@ def test_from_log_in_to_a_model_that_outlives_the_lab(module_lab: HubProcess, vi
     assert notebook.run(f"{saved}; print(model.read_bytes().decode())") == "weights"
 
 
-def test_no_gpu_free_says_who_holds_them_and_starts_without_one(module_lab: HubProcess, visitor: Visitors):
-    module_lab.start_lab("bo", module_lab.token("bo"), "gpu-2", "train")
+def test_no_gpu_free_leads_to_the_line_and_its_end_to_the_lab(module_lab: HubProcess, visitor: Visitors):
+    bo_token = module_lab.token("bo")
+    module_lab.start_lab("bo", bo_token, "gpu-2", "train")
     ana = visitor()
     page = ana.page
     ana.log_in(module_lab.token("ana"))
@@ -88,14 +89,38 @@ def test_no_gpu_free_says_who_holds_them_and_starts_without_one(module_lab: HubP
 
     ana.expect_status(409)
     ana.start("gpu-1", "/hub/spawn/ana")
-    refusal = page.get_by_role("alert")
-    expect(refusal).to_contain_text("You asked for 1 GPU; 0 of 2 are free.")
-    expect(refusal).to_contain_text("GPU 0 and GPU 1 are held by bo (lab “train”) since")
-    assert "_xsrf" not in page.url, "loading the page again would be taken for a start"
-    ana.shoot("no-gpu", full_page=True)
-    page.get_by_role("button", name="Start without a GPU").click()
+    page.wait_for_url("**/hub/line")
+    expect(page.get_by_role("heading", name="Number 1 of 1 in line")).to_be_visible()
+    expect(page.get_by_text("expected time unknown")).to_be_visible()
+    ana.shoot("line", full_page=True)
+
+    # Meanwhile a lab without a GPU; the ticket stays.
+    page.get_by_role("button", name="Start a lab without a GPU meanwhile").click()
     wait_until_ready(page)
     assert {lease.profile: lease.gpus for lease in module_lab.leases() if lease.holder.user == "ana"} == {"cpu": ()}
+
+    ana.open("/hub/line")
+    module_lab.stop_lab("bo", bo_token, "train")
+    wait_until_ready(page)
+    assert {len(lease.gpus) for lease in module_lab.leases() if lease.holder.server == ""} == {1}
+
+
+def test_a_ticket_can_be_cancelled_and_fewer_taken(module_lab: HubProcess, visitor: Visitors):
+    module_lab.start_lab("bo", module_lab.token("bo"), "gpu-1", "train")
+    ana = visitor()
+    page = ana.page
+    ana.log_in(module_lab.token("ana"))
+    ana.expect_status(409)
+    ana.start("gpu-2", "/hub/spawn/ana")
+    page.wait_for_url("**/hub/line")
+    page.get_by_role("button", name="Cancel this ticket").click()
+    expect(page.get_by_text("You do not wait for a GPU.")).to_be_visible()
+
+    ana.start("gpu-2", "/hub/spawn/ana")
+    page.wait_for_url("**/hub/line")
+    page.get_by_role("button", name="Take 1 GPU now").click()
+    wait_until_ready(page)
+    assert {lease.profile: len(lease.gpus) for lease in module_lab.leases() if lease.holder.user == "ana"} == {"gpu-1": 1}
 
 
 def test_wrong_token_is_told_in_a_sentence(visitor: Visitors):
