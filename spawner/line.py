@@ -22,6 +22,7 @@ from spawner.records import Grant, Ticket
 
 # Tickets behind the head that are looked at; the line would otherwise take longer the longer it is.
 LOOK_BEHIND = 100
+FIRST = "It is first in line, and waits for the next GPUs that will do."
 
 Place = Callable[[GpuRequest, Sequence[Gpu], Sequence[Lease]], tuple[str, ...]]
 Admit = Callable[[Ticket, Sequence[Lease]], Grant]
@@ -111,7 +112,7 @@ def plan(
             continue
         chosen = _choose(grant, gpus, held, now, place, head, rules)
         if chosen is None:
-            why[ticket.id] = _place_in_line(position) if head else "It is first in line: it waits for the next GPUs that will do."
+            why[ticket.id] = _place_in_line(position) if head else FIRST
             head = head or ticket
             behind += 1
             continue
@@ -122,6 +123,8 @@ def plan(
 
 
 def _place_in_line(position: int) -> str:
+    if position == 1:
+        return FIRST
     return f"It is number {position} in line, and no GPU that would do is free without delaying those before it."
 
 

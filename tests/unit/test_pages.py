@@ -150,9 +150,13 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("piece", DRAWN)
-@given(text=st.one_of(st.just(NASTY), st.text(min_size=1, max_size=40)))
+@given(
+    text=st.one_of(
+        st.just(NASTY), st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"]), min_size=1, max_size=40)
+    )
+)
 def test_names_and_titles_stay_text(piece: str, text: str):
-    harmless, page = Page(DRAWN[piece]("x")), Page(DRAWN[piece](text.replace("\r", "")))
+    harmless, page = Page(DRAWN[piece]("x")), Page(DRAWN[piece](text))
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in harmless.elements]
     assert [set(attrs) for _, attrs in page.elements] == [set(attrs) for _, attrs in harmless.elements]
 

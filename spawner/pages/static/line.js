@@ -43,7 +43,7 @@
 
   async function look() {
     try {
-      const answer = await fetch(line.dataset.ticketsUrl, { headers: { Accept: "application/json" }, credentials: "same-origin" });
+      const answer = await fetch(line.dataset.ticketsUrl, { headers: { Accept: "application/json", "X-XSRFToken": window.jhdata.xsrf_token }, credentials: "same-origin" });
       if (answer.status === 403) { window.location.reload(); return; }
       if (!answer.ok) return;
       const { tickets } = await answer.json();
