@@ -187,10 +187,15 @@ class GpuSpawner(DockerSpawner):
         self.lease_id = lease.id
         self.log.info("%s: lease %s of %s", self._log_name, lease.id, ", ".join(lease.gpus) or "no GPU")
         self._say(20, present.lease_words(lease))
-        units = await self._in_lane(lab.units)
-        self._spec = container.render(
-            lab.config, profile, lease, units, facts, self.get_env(), data_writable=self._may_write_data()
-        )
+        try:
+            units = await self._in_lane(lab.units)
+            self._spec = container.render(
+                lab.config, profile, lease, units, facts, self.get_env(), data_writable=self._may_write_data()
+            )
+        except LabError:
+            # Nothing is on its way to the engine: the GPUs need not wait for an answer.
+            await self._in_lane(lab.ledger.answered, lease.id, "")
+            raise
         created = await self.create_object()
         self.object_id = created["Id"]
         self._say(50, "Starting your lab")

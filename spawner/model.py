@@ -84,6 +84,11 @@ class Profile:
     gpu_memory_mib: int = 0
     sharing: str = "exclusive"
 
+    def request(self, gpus: int | None = None, wait: bool = True) -> GpuRequest:
+        """The request that the profile stands for; `gpus` where a person asks for fewer than it has."""
+        number = self.gpus if gpus is None else gpus
+        return GpuRequest(self.key, number, self.gpu_models, self.gpu_memory_mib, self.sharing, wait)
+
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:

@@ -34,7 +34,7 @@ def parse(raw: object, profiles: Mapping[str, Profile]) -> GpuRequest:
             raise RequestError(f"Unknown option {_show(key)}.", f"Allowed: {', '.join(KEYS)}.{_nearest(key, KEYS, ' ')}")
     profile = _profile(raw.get("profile"), profiles)
     gpus, wait = _gpus(raw.get("gpus"), profile), _wait(raw.get("wait"))
-    return GpuRequest(profile.key, gpus, profile.gpu_models, profile.gpu_memory_mib, profile.sharing, wait)
+    return profile.request(gpus, wait)
 
 
 def from_form(form: Mapping[str, list[str]]) -> dict[str, Any]:

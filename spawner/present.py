@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from spawner import profiles
+from spawner import profiles, sharing
 from spawner.errors import LabError, NoGpuFree, Queued
 from spawner.model import EngineFacts, Gpu, GpuRequest, Holder, LabConfig, Lease, LeaseState, Profile
 from spawner.pages import forms, line_state, views
@@ -64,7 +64,7 @@ def no_gpu_free(error: NoGpuFree, request: GpuRequest, data: Snapshot, holder: H
         return error.message, error_html(error)
     view = views.NoGpuFreeView(
         wanted=error.wanted,
-        gpus=_gpu_views(_suitable(data.gpus, request.gpu_models), data.leases),
+        gpus=_gpu_views(_suitable(data.gpus, request), data.leases),
         now=data.now,
         viewer=holder.user,
         alternatives=tuple(_alternatives(data, config, error.wanted)),
@@ -116,18 +116,19 @@ def _card(profile: Profile, data: Snapshot) -> views.ProfileCard:
         cpus=profile.cpus,
         memory=profile.memory,
         shm=profile.shm,
-        free=_free(data, profile.gpu_models),
+        free=_free(data, profile.request()),
         gpu_models=profile.gpu_models,
         unavailable=unavailable,
     )
 
 
-def _free(data: Snapshot, models: tuple[str, ...]) -> int:
-    return sum(view.holder is None for view in _gpu_views(_suitable(data.gpus, models), data.leases))
+def _free(data: Snapshot, request: GpuRequest) -> int:
+    taken = [uuid for lease in data.leases for uuid in lease.gpus]
+    return len(sharing.distinct(gpu for gpu in sharing.free(data.gpus, taken) if sharing.suits(gpu, request)))
 
 
-def _suitable(gpus: Iterable[Gpu], models: tuple[str, ...]) -> tuple[Gpu, ...]:
-    return tuple(gpu for gpu in gpus if not models or gpu.model in models)
+def _suitable(gpus: Iterable[Gpu], request: GpuRequest) -> tuple[Gpu, ...]:
+    return tuple(gpu for gpu in gpus if sharing.suits(gpu, request))
 
 
 def _alternatives(data: Snapshot, config: LabConfig, wanted: int) -> Iterable[views.Alternative]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spawner import sharing
 from spawner.errors import UnavailableError
 from spawner.model import Gpu, HostCapacity, Profile
+
+_KINDS = {"exclusive": "GPUs", "mig": "MIG instances", "shared": "seats on shared GPUs"}
 
 
 def unavailable_reason(profile: Profile, capacity: HostCapacity, gpus: Sequence[Gpu]) -> str:
@@ -22,10 +25,11 @@ def unavailable_reason(profile: Profile, capacity: HostCapacity, gpus: Sequence[
         wants.append(f"{profile.cpus:g} CPUs (this host has {capacity.cpus})")
     if profile.memory > capacity.memory:
         wants.append(f"{gib(profile.memory)} GB memory (this host has {gib(capacity.memory)})")
-    suitable = [g for g in gpus if not profile.gpu_models or g.model in profile.gpu_models]
-    if profile.gpus > len(suitable):
+    suitable = len(sharing.distinct(g for g in gpus if sharing.suits(g, profile.request())))
+    if profile.gpus > suitable:
         kind = f" of model {' or '.join(profile.gpu_models)}" if profile.gpu_models else ""
-        wants.append(f"{profile.gpus} GPUs{kind} (this host has {len(suitable)})")
+        size = f" with {gib(profile.gpu_memory_mib << 20)} GB" if profile.gpu_memory_mib else ""
+        wants.append(f"{profile.gpus} {_KINDS[profile.sharing]}{kind}{size} (this host has {suitable})")
     return f"The profile {profile.title!r} needs {_and(wants)}." if wants else ""
 
 

@@ -30,6 +30,12 @@ class Tickets(Leases):
         with self._transaction(write=False) as connection:
             return live_tickets(connection, tickets.c.user == user)
 
+    def anybody_waits(self) -> bool:
+        """Whether a ticket still counts; cheap to ask."""
+        with self._transaction(write=False) as connection:
+            found = connection.execute(sa.select(tickets.c.id).where(tickets.c.state.in_(LIVE_TICKETS)).limit(1))
+            return found.first() is not None
+
     def ticket(self, ticket_id: str) -> Ticket | None:
         """One ticket, ended or not; None where it is not known."""
         with self._transaction(write=False) as connection:

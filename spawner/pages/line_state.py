@@ -14,7 +14,7 @@ from spawner import expect, placement, policy
 from spawner.errors import NoGpuFree
 from spawner.ledger import Line
 from spawner.line import Plan
-from spawner.model import GpuRequest, Lease, Profile
+from spawner.model import Lease, Profile
 from spawner.pages import views
 from spawner.records import Ticket, TicketState
 from spawner.runtime import Lab
@@ -161,18 +161,18 @@ def line_view(lab: Lab, user: str, groups: Sequence[str], *, names: bool) -> Lin
     line = lab.ledger.line(lab.units(), now)
     plan, history = lab.plan(line), lab.ledger.held_seconds()
     mine = lab.ledger.tickets_of(user)
-    profiles = lab.config.profiles
+    menu = lab.config.profiles
     shown = [
         TicketView(
             ticket=ticket,
-            title=profiles[ticket.request.profile].title if ticket.request.profile in profiles else ticket.request.profile,
+            title=menu[ticket.request.profile].title if ticket.request.profile in menu else ticket.request.profile,
             place=_place(ticket, line, plan, history, now),
             fewer=_fewer(lab, ticket, line, user, groups) if ticket.state is TicketState.WAITING else (),
             claim_seconds=max(0, int((ticket.claim_until - now).total_seconds())) if ticket.claim_until else 0,
         )
         for ticket in mine
     ]
-    return LineView(tuple(shown), _held(line.leases, user, names), _without_gpu(profiles, lab, user, groups), now)
+    return LineView(tuple(shown), _held(line.leases, user, names), _without_gpu(menu, lab, user, groups), now)
 
 
 def _place(ticket: Ticket, line: Line, plan: Plan, history: Mapping[str, Sequence[float]], now: datetime) -> Place:
@@ -192,17 +192,16 @@ def _fewer(lab: Lab, ticket: Ticket, line: Line, user: str, groups: Sequence[str
     for profile in lab.config.profiles.values():
         if not 0 < profile.gpus < ticket.request.gpus or not policy.may_see_profile(lab.config.policy, profile.key, user, groups):
             continue
-        request = GpuRequest(profile.key, profile.gpus, profile.gpu_models, profile.gpu_memory_mib, profile.sharing)
         try:
-            placement.packed(request, line.gpus, line.leases)
+            placement.packed(profile.request(), line.gpus, line.leases)
         except NoGpuFree:
             continue
         found.append(Offer(profile.key, profile.title, profile.gpus))
     return tuple(sorted(found, key=lambda offer: -offer.gpus))
 
 
-def _without_gpu(profiles: Mapping[str, Profile], lab: Lab, user: str, groups: Sequence[str]) -> Offer | None:
-    for profile in profiles.values():
+def _without_gpu(menu: Mapping[str, Profile], lab: Lab, user: str, groups: Sequence[str]) -> Offer | None:
+    for profile in menu.values():
         if not profile.gpus and policy.may_see_profile(lab.config.policy, profile.key, user, groups):
             return Offer(profile.key, profile.title, 0)
     return None

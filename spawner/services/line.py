@@ -20,6 +20,7 @@ from spawner.runtime import Lab, open_lab
 from spawner.services import loop
 
 PERIOD_SECONDS = 1.0
+LOOK_SECONDS = 5
 # Between two tries of the same claim's start: the hub may be busy, or its last answer still on the way.
 RETRY_SECONDS = 10.0
 CALL_SECONDS = 30.0
@@ -40,7 +41,8 @@ class Keeper:
         self._session = session or requests.Session()
         self._session.headers["Authorization"] = f"token {token}"
         self._tried: dict[str, datetime] = {}
-        self._seen: tuple[object, ...] = ()
+        self._seen: tuple[int, int] = (-1, -1)
+        self._claims: tuple[Ticket, ...] = ()
 
     def begin(self) -> None:
         """Give all claims their full time again: while no keeper ran nobody could use them."""
@@ -56,21 +58,20 @@ class Keeper:
 
     def _claimed(self) -> tuple[Ticket, ...]:
         lab = self.lab
-        live = lab.ledger.tickets()
-        if not live:
-            self._tried.clear()
-            return ()
         now = lab.clock()
-        gpus = lab.leasable_gpus()
-        # What the plan depends on; it is not made again while nothing of this changed. Times pass, so every minute it is.
-        seen = (lab.ledger.version(), gpus, now.replace(second=0, microsecond=0))
-        due = any(t.held_back_until is not None and t.held_back_until <= now for t in live)
-        overdue = any(t.claim_until is not None and t.claim_until < now for t in live)
-        if seen != self._seen or due or overdue:
-            claimed = lab.ledger.advance(gpus, now, lambda line: lab.plan(line).turns, lab.new_id, lab.config.line.claim)
-            self._seen = (lab.ledger.version(), *seen[1:])
-            return claimed
-        return tuple(ticket for ticket in live if ticket.state.value == "claimed")
+        # Asking driver and engine costs more than a second has to spare: the line moves when the ledger changed, and otherwise
+        # every few seconds, because times pass and GPUs come and go.
+        seen = (lab.ledger.version(), int(now.timestamp() // LOOK_SECONDS))
+        if seen == self._seen:
+            return self._claims
+        if not lab.ledger.anybody_waits():
+            self._tried.clear()
+            self._seen, self._claims = seen, ()
+            return ()
+        claim = lab.config.line.claim
+        self._claims = lab.ledger.advance(lab.leasable_gpus(), now, lambda line: lab.plan(line).turns, lab.new_id, claim)
+        self._seen = (lab.ledger.version(), seen[1])
+        return self._claims
 
     def _start(self, ticket: Ticket) -> None:
         now = self.lab.clock()
