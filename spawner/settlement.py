@@ -30,6 +30,8 @@ class Patience:
         start: longest time a start may take, from lease to bound.
         flight: longest time a creation may travel to the engine.
         stop: time that a lab which was asked to end has for ending by itself.
+
+    A moment that lies ahead by more than that was written before the clock was set back, and counts as past.
     """
 
     start: timedelta
@@ -51,6 +53,7 @@ class LedgerLike(Protocol):
     """What settlement needs of a ledger."""
 
     def lease(self, lease_id: str) -> Lease | None: ...  # noqa: D102  (the ledger documents it)
+    def answered(self, lease_id: str, container: str) -> None: ...  # noqa: D102
     def drain(self, lease_id: str, now: datetime) -> None: ...  # noqa: D102
     def note_absent(self, lease_id: str, now: datetime) -> None: ...  # noqa: D102
     def release(self, lease_id: str, now: datetime, reason: str) -> None: ...  # noqa: D102
@@ -83,19 +86,20 @@ def decide(lease: Lease, presence: Presence, now: datetime, patience: Patience) 
     if lease.state is LeaseState.BOUND:
         return Action.KEEP if presence is Presence.RUNNING else Action.DRAIN
     # Starting: the hub may be about to bind it. Only a start that outlived its own time limit is given up.
-    return Action.DRAIN if now - lease.created > patience.start else Action.KEEP
+    return Action.DRAIN if abs(now - lease.created) > patience.start else Action.KEEP
 
 
 def _decide_draining(lease: Lease, presence: Presence, now: datetime, patience: Patience) -> Action:
     if presence is Presence.RUNNING:
         # Whoever asked it to end is stopping it, with time to save; that is cut short for nobody.
-        overdue = lease.drained is None or now - lease.drained > patience.stop
+        overdue = lease.drained is None or abs(now - lease.drained) > patience.stop
         return Action.REMOVE if overdue else Action.KEEP
     if presence is not Presence.ABSENT:
         return Action.REMOVE
     if not lease.in_flight:
         return Action.RELEASE
-    if lease.absent_since is None:
+    if lease.absent_since is None or lease.absent_since - now > patience.flight:
+        # Noted anew where the clock was set back: how long the creation has travelled is not known any more.
         return Action.NOTE_ABSENT
     return Action.RELEASE if now - lease.absent_since > patience.flight else Action.KEEP
 
@@ -120,6 +124,9 @@ def settle(lease: Lease, ledger: LedgerLike, engine: EngineLike, clock: Callable
                 # The stopped container still knows why it ended; the hub's next poll reads that before it goes.
                 break
         elif action is Action.REMOVE:
+            if lease.in_flight:
+                # Noted before the removal, which may fail halfway: a lease has one creation, and this is where it went.
+                ledger.answered(lease.id, lease.container)
             engine.remove(lease.id, OVERDUE_STOP_SECONDS)
         elif action is Action.NOTE_ABSENT:
             ledger.note_absent(lease.id, clock())

@@ -41,6 +41,16 @@ def test_a_lab_that_was_asked_to_end_has_its_time():
     assert decide(lease, P.STOPPED, after(1), PATIENCE) is A.REMOVE
 
 
+def test_a_clock_that_was_set_back_holds_no_gpu_for_long():
+    assert decide(make_lease(state=S.STARTING), P.RUNNING, after(-101), PATIENCE) is A.DRAIN
+    assert decide(make_lease(state=S.STARTING), P.RUNNING, after(-99), PATIENCE) is A.KEEP
+    assert decide(make_lease(state=S.DRAINING, drained=T0), P.RUNNING, after(-31), PATIENCE) is A.REMOVE
+    on_its_way = make_lease(state=S.DRAINING, in_flight=True, absent_since=T0)
+    assert decide(on_its_way, P.ABSENT, after(-101), PATIENCE) is A.NOTE_ABSENT
+    assert decide(on_its_way, P.ABSENT, after(-99), PATIENCE) is A.KEEP
+    assert decide(make_lease(state=S.BOUND), P.RUNNING, after(-1e6), PATIENCE) is A.KEEP
+
+
 def test_in_flight_creation_needs_a_second_absent_after_patience():
     lease = make_lease(state=S.DRAINING, in_flight=True, absent_since=T0)
     assert decide(lease, P.ABSENT, after(99), PATIENCE) is A.KEEP
@@ -82,6 +92,9 @@ class OneLease:
         self.one = type(self.one)(**{**values, **changes})
         self.steps.append(step)
 
+    def answered(self, lease_id: str, container: str) -> None:
+        self._set("answered", in_flight=False)
+
     def drain(self, lease_id: str, now) -> None:
         self._set("drain", state=S.DRAINING, drained=now)
 
@@ -107,6 +120,12 @@ def test_stop_that_was_asked_ends_in_release():
     world = OneLease(make_lease(state=S.DRAINING), P.RUNNING)
     assert run(world) is A.RELEASE
     assert world.steps == ["remove", "release"]
+
+
+def test_late_container_is_the_creation_that_was_on_its_way():
+    world = OneLease(make_lease(state=S.DRAINING, in_flight=True), P.CREATED)
+    assert run(world) is A.RELEASE
+    assert world.steps == ["answered", "remove", "release"]
 
 
 def test_ended_lab_is_left_one_round_for_its_reason_to_be_read():
