@@ -13,10 +13,17 @@ import sys
 import threading
 from collections.abc import Iterable
 
-from spawner.errors import LabError
-from spawner.model import Presence
-from spawner.runtime import Lab, open_lab
-from spawner.settlement import OVERDUE_STOP_SECONDS, Action, decide, settle_all
+_asked_to_end = threading.Event()
+if __name__ == "__main__":
+    # Before the parts are imported, which takes a second: a hub that is ended in its first one interrupts its services, and
+    # Python's own answer to that is a traceback.
+    for _number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(_number, lambda *_: _asked_to_end.set())
+
+from spawner.errors import LabError  # noqa: E402
+from spawner.model import Presence  # noqa: E402
+from spawner.runtime import Lab, open_lab  # noqa: E402
+from spawner.settlement import OVERDUE_STOP_SECONDS, Action, decide, settle_all  # noqa: E402
 
 PERIOD_SECONDS = 5.0
 log = logging.getLogger("gpulab.settler")
@@ -68,11 +75,13 @@ def run(lab: Lab, stopped: threading.Event, parent: int, period: float = PERIOD_
         parent: process id of the hub; a killed hub cannot end its services, so they watch it.
         period: seconds between two rounds.
     """
-    while not stopped.wait(period):
+    while not stopped.is_set():
         if os.getppid() != parent:
             log.info("the hub is gone; ending")
             return
+        # The first round at once: a hub that is back has the work of its forerunner to finish.
         settle_once(lab)
+        stopped.wait(period)
 
 
 def main(argv: list[str]) -> int:
@@ -82,15 +91,12 @@ def main(argv: list[str]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="[I settler] %(message)s")
     parent = int(argv[2])
-    stopped = threading.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: stopped.set())
     try:
         lab = open_lab(argv[1])
     except LabError as error:
         log.error("%s", error.message)
         return 1
-    run(lab, stopped, parent)
+    run(lab, _asked_to_end, parent)
     return 0
 
 
