@@ -91,8 +91,9 @@ def decide(lease: Lease, presence: Presence, now: datetime, patience: Patience) 
 
 def _decide_draining(lease: Lease, presence: Presence, now: datetime, patience: Patience) -> Action:
     if presence is Presence.RUNNING:
-        # Whoever asked it to end is stopping it, with time to save; that is cut short for nobody.
-        overdue = lease.drained is None or abs(now - lease.drained) > patience.stop
+        # Whoever asked it to end is stopping it, with time to save; that is cut short for nobody. A lab that was never handed
+        # over has nothing to save: its start was given up, or lost with its hub.
+        overdue = lease.bound is None or lease.drained is None or abs(now - lease.drained) > patience.stop
         return Action.REMOVE if overdue else Action.KEEP
     if presence is not Presence.ABSENT:
         return Action.REMOVE

@@ -192,6 +192,9 @@ def migrate(connection: sa.Connection, version: int) -> None:
                 connection.exec_driver_sql(f"ALTER TABLE leases ADD COLUMN {spec}")
         counted = sa.select(sa.func.count()).where(lease_gpus.c.lease_id == leases.c.id).scalar_subquery()
         connection.execute(leases.update().values(gpus=counted))
+        # Settlement ends a lab that was never up without time to save; these were, and may still run.
+        used = leases.c.state.in_([LeaseState.BOUND.value, LeaseState.DRAINING.value])
+        connection.execute(leases.update().where(used).values(bound=leases.c.created))
         for index in leases.indexes:
             index.create(connection, checkfirst=True)
     connection.execute(meta.update().values(schema_version=SCHEMA_VERSION))

@@ -242,6 +242,7 @@ def test_a_ledger_of_the_first_schema_is_brought_up_to_date(tmp_path: Path):
     ledger = open_ledger(tmp_path)
     (lease,) = ledger.active()
     assert (lease.id, lease.gpus, lease.state, lease.ends) == ("old", (GPUS[0].uuid,), LeaseState.BOUND, None)
+    assert lease.bound == lease.created, "a lab that was up keeps its time to save"
     assert acquire(ledger, "new").gpus == (GPUS[1].uuid,)
     ledger.close()
     open_ledger(tmp_path).close()

@@ -34,8 +34,12 @@ def test_rule(state: LeaseState, presence: Presence, age: float, in_flight: bool
     assert decide(make_lease(state=state, in_flight=in_flight), presence, after(age), PATIENCE) is action
 
 
+def test_a_lab_that_was_never_handed_over_needs_no_time_to_save():
+    assert decide(make_lease(state=S.DRAINING, drained=T0), P.RUNNING, after(1), PATIENCE) is A.REMOVE
+
+
 def test_a_lab_that_was_asked_to_end_has_its_time():
-    lease = make_lease(state=S.DRAINING, drained=T0)
+    lease = make_lease(state=S.DRAINING, bound=T0, drained=T0)
     assert decide(lease, P.RUNNING, after(29), PATIENCE) is A.KEEP
     assert decide(lease, P.RUNNING, after(31), PATIENCE) is A.REMOVE
     assert decide(lease, P.STOPPED, after(1), PATIENCE) is A.REMOVE
@@ -44,7 +48,7 @@ def test_a_lab_that_was_asked_to_end_has_its_time():
 def test_a_clock_that_was_set_back_holds_no_gpu_for_long():
     assert decide(make_lease(state=S.STARTING), P.RUNNING, after(-101), PATIENCE) is A.DRAIN
     assert decide(make_lease(state=S.STARTING), P.RUNNING, after(-99), PATIENCE) is A.KEEP
-    assert decide(make_lease(state=S.DRAINING, drained=T0), P.RUNNING, after(-31), PATIENCE) is A.REMOVE
+    assert decide(make_lease(state=S.DRAINING, bound=T0, drained=T0), P.RUNNING, after(-31), PATIENCE) is A.REMOVE
     on_its_way = make_lease(state=S.DRAINING, in_flight=True, absent_since=T0)
     assert decide(on_its_way, P.ABSENT, after(-101), PATIENCE) is A.NOTE_ABSENT
     assert decide(on_its_way, P.ABSENT, after(-99), PATIENCE) is A.KEEP
