@@ -9,15 +9,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from datetime import datetime
 from urllib.parse import quote
 
-import requests
-
-from spawner.errors import LabError
-from spawner.records import Ticket
-from spawner.runtime import Lab, open_lab
 from spawner.services import loop
+
+# Before the parts are imported, which takes a second: a hub that is ended in its first one interrupts its services.
+_asked_to_end = loop.stop_on_signals() if __name__ == "__main__" else threading.Event()
+
+import requests  # noqa: E402
+
+from spawner.errors import LabError  # noqa: E402
+from spawner.records import Ticket  # noqa: E402
+from spawner.runtime import Lab, open_lab  # noqa: E402
 
 PERIOD_SECONDS = 1.0
 LOOK_SECONDS = 5
@@ -105,7 +110,6 @@ class Keeper:
 
 def main(argv: list[str]) -> int:
     """Entry point: the arguments are the path of lab.yaml and the process id of the hub; JupyterHub gives URL and token."""
-    stopped = loop.stop_on_signals()
     loop.announce("line")
     try:
         keeper = Keeper(open_lab(argv[1]), os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"])
@@ -113,7 +117,7 @@ def main(argv: list[str]) -> int:
     except LabError as error:
         log.error("%s", error.message)
         return 1
-    loop.run(keeper.work, stopped, int(argv[2]), PERIOD_SECONDS)
+    loop.run(keeper.work, _asked_to_end, int(argv[2]), PERIOD_SECONDS)
     return 0
 
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterable
 
-_asked_to_end = threading.Event()
-if __name__ == "__main__":
-    # Before the parts are imported, which takes a second: a hub that is ended in its first one interrupts its services, and
-    # Python's own answer to that is a traceback.
-    for _number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(_number, lambda *_: _asked_to_end.set())
+from spawner.services import loop
+
+# Before the parts are imported, which takes a second: a hub that is ended in its first one interrupts its services, and
+# Python's own answer to that is a traceback.
+_asked_to_end = loop.stop_on_signals() if __name__ == "__main__" else threading.Event()
 
 from spawner.errors import LabError  # noqa: E402
 from spawner.model import Presence  # noqa: E402
