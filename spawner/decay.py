@@ -24,4 +24,4 @@ def used(gpus: int, began: datetime, ended: datetime, now: datetime, half_life: 
     """
     rate = math.log(2) / half_life.total_seconds()
     length = max(0.0, (ended - began).total_seconds())
-    return decayed(gpus * (1 - math.exp(-rate * length)) / rate, ended, now, half_life)
+    return decayed(-gpus * math.expm1(-rate * length) / rate, ended, now, half_life)

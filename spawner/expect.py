@@ -52,13 +52,17 @@ def turns(
         history: see `end_of`.
         now: the present moment.
     """
-    held = {uuid: end_of(lease, history, now) for lease in leases for uuid in lease.gpus}
-    until: dict[str, datetime | None] = {gpu.uuid: held.get(gpu.uuid, now) for gpu in gpus}
+    held = [(uuid, end_of(lease, history, now)) for lease in leases for uuid in lease.gpus]
+    until = sharing.until(gpus, held, now)
     expected: dict[str, datetime | None] = {}
+    left: Sequence[Gpu] = gpus
     for position, ticket in enumerate(line):
-        found = _soonest(ticket, gpus, until) if position < LOOK_AHEAD else None
+        found = _soonest(ticket, left, until) if position < LOOK_AHEAD else None
         if found is None:
             expected[ticket.id] = None
+            if sharing.most_on_one_node(gpus, ticket.request) >= ticket.request.gpus:
+                # Nobody knows which of them it will take, and when: those behind it cannot count on any of them.
+                left = [gpu for gpu in left if not sharing.suits(gpu, ticket.request)]
             continue
         moment, units = found
         expected[ticket.id] = moment
@@ -78,13 +82,9 @@ def wait_for(
 def _soonest(
     ticket: Ticket, gpus: Sequence[Gpu], until: Mapping[str, datetime | None]
 ) -> tuple[datetime, tuple[str, ...]] | None:
-    nodes: dict[str, list[tuple[datetime, str]]] = {}
-    for gpu in gpus:
-        moment = until[gpu.uuid]
-        if moment is not None and sharing.suits(gpu, ticket.request):
-            nodes.setdefault(gpu.node, []).append((moment, gpu.uuid))
     wanted = ticket.request.gpus
-    fitting = [sorted(units)[:wanted] for units in nodes.values() if len(units) >= wanted]
+    nodes = sharing.soonest([gpu for gpu in gpus if sharing.suits(gpu, ticket.request)], until)
+    fitting = [units[:wanted] for units in nodes if len(units) >= wanted]
     if not fitting:
         return None
     best = min(fitting, key=lambda units: units[-1])

@@ -4,8 +4,9 @@ Owns the order of tickets, the rule that lets a small request pass a big one, an
 are given; never reads a clock, writes nothing, and admits nobody (policy's rule is handed in).
 
 The order: a ticket that an admin moved, then tickets older than `line.overdue` by age, then by class, then by fair share (who
-used fewer GPU-hours lately goes first), then by age. The first ticket that cannot be placed is the *head*. A later one may pass
-only if the head could start no later than without it, judged by the ends that are known; what is not known counts as never.
+used fewer GPU-hours lately goes first), then by age. The first ticket that cannot be placed is the *head*; the first one that
+waits for GPUs which the head could not use is a head too. A later one may pass only if each head could start no later than
+without it, judged by the ends that are known; what is not known counts as never. Nothing passes a head that is overdue.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from datetime import datetime, timedelta
 from spawner import decay, sharing
 from spawner.errors import LabError, NoGpuFree
 from spawner.grants import LineRules
-from spawner.model import Gpu, GpuRequest, Lease, LeaseState
+from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
 from spawner.records import Grant, Ticket
 
-# Tickets behind the head that are looked at; the line would otherwise take longer the longer it is.
+# Tickets that are tried behind the head, and tickets whose own reason is looked for where nothing is free for them: the line
+# would otherwise take longer the longer it is.
 LOOK_BEHIND = 100
 FIRST = "It is first in line, and waits for the next GPUs that will do."
+FIRST_FOR_SUCH = "It is first in line for such GPUs, and waits for the next ones that will do."
 
 Place = Callable[[GpuRequest, Sequence[Gpu], Sequence[Lease]], tuple[str, ...]]
 Admit = Callable[[Ticket, Sequence[Lease]], Grant]
@@ -96,81 +99,140 @@ def plan(
         place: chooses units; raises `NoGpuFree`.
     """
     ranked = order(tickets, shares, now, rules)
-    held = list(leases)
+    this = _Round(gpus, leases, now, rules, place)
     turns: list[Turn] = []
     why: dict[str, str] = {}
-    head: Ticket | None = None
-    behind = 0
     for position, ticket in enumerate(ranked, 1):
-        if not sharing.free(gpus, (uuid for lease in held for uuid in lease.gpus)) or behind > LOOK_BEHIND:
-            why.setdefault(ticket.id, _place_in_line(position))
+        if position > LOOK_BEHIND and this.hopeless(ticket.request):
+            why[ticket.id] = _place_in_line(position)
             continue
         try:
-            grant = _admitted(ticket, gpus, held[len(leases) :], now, admit)
+            grant = _admitted(ticket, this, admit)
         except LabError as error:
             why[ticket.id] = error.sentence
             continue
-        chosen = _choose(grant, gpus, held, now, place, head, rules)
-        if chosen is None:
-            why[ticket.id] = _place_in_line(position) if head else FIRST
-            head = head or ticket
-            behind += 1
-            continue
-        turns.append(Turn(ticket, chosen, grant))
-        ends = now + grant.life if grant.life is not None else None
-        held.append(Lease(ticket.id, ticket.holder, ticket.request.profile, chosen, LeaseState.CLAIMED, now, ends=ends))
+        chosen = this.choose(grant)
+        if chosen is not None:
+            this.give(ticket, grant, chosen)
+            turns.append(Turn(ticket, chosen, grant))
+        elif this.becomes_head(ticket):
+            why[ticket.id] = FIRST_FOR_SUCH if len(this.heads) > 1 else FIRST
+        else:
+            why[ticket.id] = _place_in_line(position)
     return Plan(tuple(turns), ranked, why)
 
 
 def _place_in_line(position: int) -> str:
-    if position == 1:
-        return FIRST
     return f"It is number {position} in line, and no GPU that would do is free without delaying those before it."
 
 
-def _admitted(ticket: Ticket, gpus: Sequence[Gpu], given: Sequence[Lease], now: datetime, admit: Admit) -> Grant:
-    if ticket.held_back_until is not None and now < ticket.held_back_until:
+def _admitted(ticket: Ticket, this: _Round, admit: Admit) -> Grant:
+    if ticket.held_back_until is not None and this.now < ticket.held_back_until:
         raise LabError("Its last start did not succeed; it is tried again in a moment.")
-    grant = admit(ticket, given)
-    if _most_on_one_node(gpus, grant.request) < ticket.request.gpus:
+    grant = admit(ticket, this.given)
+    if not this.possible(grant.request):
         raise LabError("Too few GPUs that would do are in circulation; it keeps its place until there are enough.")
     return grant
 
 
-def _most_on_one_node(gpus: Sequence[Gpu], request: GpuRequest) -> int:
-    devices: dict[str, set[str]] = {}
-    for gpu in gpus:
-        if sharing.suits(gpu, request):
-            devices.setdefault(gpu.node, set()).add(gpu.device)
-    return max((len(found) for found in devices.values()), default=0)
+_Shape = tuple[int, tuple[str, ...], int, str]
 
 
-def _choose(
-    grant: Grant, gpus: Sequence[Gpu], held: Sequence[Lease], now: datetime, place: Place, head: Ticket | None, rules: LineRules
-) -> tuple[str, ...] | None:
-    if head is None:
-        return _try(place, grant.request, gpus, held)
-    # First among the GPUs that the head could not use anyhow.
-    apart = [gpu for gpu in gpus if not sharing.suits(gpu, head.request)]
-    if (chosen := _try(place, grant.request, apart, held)) is not None:
-        return chosen
-    if now - head.created > rules.overdue:
-        return None
-    chosen = _try(place, grant.request, gpus, held)
-    if chosen is None:
-        return None
-    before = earliest(head.request, gpus, held, now)
-    ends = now + grant.life if grant.life is not None else None
-    passing = Lease("", head.holder, "", chosen, LeaseState.CLAIMED, now, ends=ends)
-    after = earliest(head.request, gpus, [*held, passing], now)
-    return chosen if before is not None and after is not None and after <= before else None
+def _shape(request: GpuRequest) -> _Shape:
+    return (request.gpus, request.gpu_models, request.gpu_memory_mib, request.sharing)
 
 
-def _try(place: Place, request: GpuRequest, gpus: Sequence[Gpu], held: Sequence[Lease]) -> tuple[str, ...] | None:
-    try:
-        return place(request, gpus, held)
-    except NoGpuFree:
-        return None
+class _Round:
+    """One look at the line: what was given so far, and the heads, which nothing given later may delay.
+
+    There is a head for each kind of GPU that is waited for: the first ticket for one model does not speak for the first ticket
+    for another, and without a head of its own a big request would be passed for as long as the other waits.
+    """
+
+    def __init__(self, gpus: Sequence[Gpu], leases: Sequence[Lease], now: datetime, rules: LineRules, place: Place) -> None:
+        self.now = now
+        self.given: list[Lease] = []
+        self.heads: list[Ticket] = []
+        self._gpus, self._leases, self._rules, self._place = gpus, leases, rules, place
+        self._apart: Sequence[Gpu] = gpus  # what no head could use
+        self._open: Sequence[Gpu] = gpus  # what no overdue head could use
+        self._tries = 0
+        # Within a round GPUs only become fewer: what could not be placed once need not be tried again.
+        self._hopeless: set[_Shape] = set()
+        self._not_apart: set[_Shape] = set()
+        self._known: set[_Shape] = set()
+        self._possible: dict[_Shape, bool] = {}
+        self._before: dict[str, datetime | None] = {}
+
+    def hopeless(self, request: GpuRequest) -> bool:
+        """Whether nothing that would do is left in this round."""
+        return _shape(request) in self._hopeless
+
+    def possible(self, request: GpuRequest) -> bool:
+        """Whether the GPUs in circulation would do if all were free."""
+        shape = _shape(request)
+        if shape not in self._possible:
+            self._possible[shape] = sharing.most_on_one_node(self._gpus, request) >= request.gpus
+        return self._possible[shape]
+
+    def choose(self, grant: Grant) -> tuple[str, ...] | None:
+        """The units that a ticket may have now; None where there are none, or where it would delay a head."""
+        request, shape = grant.request, _shape(grant.request)
+        if shape in self._hopeless:
+            return None
+        # First among the GPUs that no head could use anyhow.
+        if shape not in self._not_apart:
+            if (chosen := self._try(request, self._apart)) is not None:
+                return chosen
+            self._not_apart.add(shape)
+        if self._tries >= LOOK_BEHIND:
+            return None
+        if (chosen := self._try(request, self._open)) is None:
+            self._hopeless.add(shape)
+            return None
+        self._tries += 1
+        passing = Lease("", Holder(""), "", chosen, LeaseState.CLAIMED, self.now, ends=self._ends(grant))
+        return None if any(self._delays(head, passing) for head in self.heads) else chosen
+
+    def give(self, ticket: Ticket, grant: Grant, chosen: tuple[str, ...]) -> None:
+        """Count a turn as given."""
+        profile = ticket.request.profile
+        self.given.append(Lease(ticket.id, ticket.holder, profile, chosen, LeaseState.CLAIMED, self.now, ends=self._ends(grant)))
+        self._before.clear()
+
+    def becomes_head(self, ticket: Ticket) -> bool:
+        """Make a ticket that cannot be placed a head, unless earlier ones speak for every GPU that it could use."""
+        shape = _shape(ticket.request)
+        if shape in self._known:
+            return False
+        self._known.add(shape)
+        if not any(sharing.suits(gpu, ticket.request) for gpu in self._apart):
+            return False
+        self.heads.append(ticket)
+        self._apart = [gpu for gpu in self._apart if not sharing.suits(gpu, ticket.request)]
+        if self.now - ticket.created > self._rules.overdue:
+            self._open = [gpu for gpu in self._open if not sharing.suits(gpu, ticket.request)]
+        return True
+
+    def _ends(self, grant: Grant) -> datetime | None:
+        # Its life begins when the claim is used, which may be at the end of the claim.
+        return None if grant.life is None else self.now + self._rules.claim + grant.life
+
+    def _delays(self, head: Ticket, passing: Lease) -> bool:
+        units = set(passing.gpus)
+        if not any(gpu.uuid in units and sharing.suits(gpu, head.request) for gpu in self._gpus):
+            return False
+        held = [*self._leases, *self.given]
+        if head.id not in self._before:
+            self._before[head.id] = earliest(head.request, self._gpus, held, self.now)
+        before, after = self._before[head.id], earliest(head.request, self._gpus, [*held, passing], self.now)
+        return before is None or after is None or after > before
+
+    def _try(self, request: GpuRequest, gpus: Sequence[Gpu]) -> tuple[str, ...] | None:
+        try:
+            return self._place(request, gpus, [*self._leases, *self.given])
+        except NoGpuFree:
+            return None
 
 
 def earliest(
@@ -189,16 +251,9 @@ def earliest(
         now: the present moment; also the end of a lease that is draining or overdue.
         ends: when a lease ends; None where nobody knows.
     """
-    until: dict[str, datetime | None] = {}
+    held: list[tuple[str, datetime | None]] = []
     for lease in leases:
         end = now if lease.state is LeaseState.DRAINING else ends(lease)
-        for uuid in lease.gpus:
-            until[uuid] = None if end is None else max(end, now)
-    nodes: dict[str, list[datetime]] = {}
-    for gpu in gpus:
-        if sharing.suits(gpu, request):
-            moment = until.get(gpu.uuid, now)
-            if moment is not None:
-                nodes.setdefault(gpu.node, []).append(moment)
-    times = [sorted(moments)[request.gpus - 1] for moments in nodes.values() if len(moments) >= request.gpus]
-    return min(times, default=None)
+        held.extend((uuid, None if end is None else max(end, now)) for uuid in lease.gpus)
+    nodes = sharing.soonest([gpu for gpu in gpus if sharing.suits(gpu, request)], sharing.until(gpus, held, now))
+    return min((units[request.gpus - 1][0] for units in nodes if len(units) >= request.gpus), default=None)

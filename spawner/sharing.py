@@ -7,7 +7,8 @@ and never chooses (`placement` does).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 from spawner.grants import SharingRule
 from spawner.model import Gpu, GpuRequest
@@ -74,3 +75,49 @@ def free(gpus: Iterable[Gpu], taken: Iterable[str]) -> tuple[Gpu, ...]:
 def distinct(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
     """One unit of each device: two seats of one GPU are not two GPUs."""
     return tuple({gpu.device: gpu for gpu in sorted(gpus, key=lambda g: g.uuid, reverse=True)}.values())
+
+
+def most_on_one_node(gpus: Iterable[Gpu], request: GpuRequest) -> int:
+    """The most devices on one node that suit a request, free or not."""
+    devices: dict[str, set[str]] = {}
+    for gpu in gpus:
+        if suits(gpu, request):
+            devices.setdefault(gpu.node, set()).add(gpu.device)
+    return max((len(found) for found in devices.values()), default=0)
+
+
+def until(gpus: Sequence[Gpu], held: Iterable[tuple[str, datetime | None]], now: datetime) -> dict[str, datetime | None]:
+    """Unit → from when on no lease holds it in any shape, by the rule of `free`; None where that is not known.
+
+    Args:
+        gpus: units.
+        held: pairs of a held unit's UUID and the end of its lease; None where nobody knows.
+        now: the moment of units that nobody holds.
+    """
+    parents = {gpu.device: gpu.parent for gpu in gpus if gpu.parent}
+    units: dict[str, datetime | None] = {}
+    devices: dict[str, datetime | None] = {}
+    split: dict[str, datetime | None] = {}
+    for uuid, end in held:
+        device = uuid.partition("#")[0]
+        for latest, name in ((units, uuid), (devices, device), (split, parents.get(device, ""))):
+            known = latest.get(name, end)
+            latest[name] = None if end is None or known is None else max(end, known)
+    found: dict[str, datetime | None] = {}
+    for gpu in gpus:
+        ends = [units.get(gpu.uuid, now), units.get(gpu.device, now) if gpu.seats else devices.get(gpu.device, now)]
+        ends += [units.get(gpu.parent, now) if gpu.parent else now, split.get(gpu.uuid, now)]
+        known_ends = [end for end in ends if end is not None]
+        found[gpu.uuid] = max(known_ends) if len(known_ends) == len(ends) else None
+    return found
+
+
+def soonest(gpus: Iterable[Gpu], until: Mapping[str, datetime | None]) -> tuple[list[tuple[datetime, str]], ...]:
+    """Per node, the moment and unit of each device that is free at a known moment, soonest first; one unit of each device."""
+    nodes: dict[str, dict[str, tuple[datetime, str]]] = {}
+    for gpu in gpus:
+        moment = until[gpu.uuid]
+        if moment is not None:
+            devices = nodes.setdefault(gpu.node, {})
+            devices[gpu.device] = min(devices.get(gpu.device, (moment, gpu.uuid)), (moment, gpu.uuid))
+    return tuple(sorted(devices.values()) for devices in nodes.values())
