@@ -20,6 +20,7 @@ from spawner.model import Lease
 from spawner.records import Event, Fault, GpuMark, GpuProcess, GpuSample, Maintenance, MarkKind, Tally, Watch
 
 KEPT_TALLIES = timedelta(days=2)
+MOST_DETAIL = 4000
 
 
 def write_event(
@@ -40,12 +41,29 @@ def write_event(
     if lease is not None:
         user, server, subject, gpus = lease.holder.user, lease.holder.server, lease.id, lease.gpus
         facts["profile"] = lease.profile
+        if lease.ticket:
+            facts["ticket"] = lease.ticket
     connection.execute(
         events.insert().values(
             at=naive(at), actor=actor[:255], action=action, user=user[:255], server=server[:255], subject=subject[:64],
-            gpus=json.dumps(list(gpus)), detail=json.dumps(facts, default=str)[:4000],
+            gpus=json.dumps(list(gpus)), detail=_bounded(facts),
         )
     )  # fmt: skip
+
+
+def _bounded(facts: Mapping[str, object]) -> str:
+    """Facts as JSON of at most 4,000 characters; an entry that cannot be read back would spoil the whole journal for ever."""
+    body = json.dumps(facts, default=str)
+    for length in (1000, 100, 10):
+        if len(body) <= MOST_DETAIL:
+            break
+        body = json.dumps({str(key)[:64]: _shortened(value, length) for key, value in list(facts.items())[:20]}, default=str)
+    return body
+
+
+def _shortened(value: object, length: int) -> object:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if len(text) <= length else text[:length]
 
 
 class Journal(Store):

@@ -199,8 +199,19 @@ def _one(connection: sa.Connection, lease_id: str) -> Lease | None:
     return lease_of(row, tuple(uuids))
 
 
-def release(connection: sa.Connection, lease_id: str, now: datetime, reason: str, half_life: timedelta) -> None:
-    """Give a lease's GPUs back, inside a transaction; its ticket waits again if the lab never came up."""
+def release(
+    connection: sa.Connection, lease_id: str, now: datetime, reason: str, half_life: timedelta, *, blameless: bool = False
+) -> None:
+    """Give a lease's GPUs back, inside a transaction; its ticket waits again if the lab never came up.
+
+    Args:
+        connection: of the transaction.
+        lease_id: which.
+        now: the present moment.
+        reason: for the journal.
+        half_life: of the fair share.
+        blameless: it does not count as a failed start of the ticket.
+    """
     lease = _one(connection, lease_id)
     states = tuple(state for state in LeaseState if state is not LeaseState.RELEASED)
     values = {"state": LeaseState.RELEASED.value, "released": naive(now), "release_reason": reason[:200]}
@@ -211,27 +222,29 @@ def release(connection: sa.Connection, lease_id: str, now: datetime, reason: str
     fairness.add(connection, lease.holder.user, len(lease.gpus), lease.created, now, half_life)
     write_event(connection, now, "lab", "lease.released", lease=lease, detail={"why": reason[:200]})
     if lease.ticket and lease.bound is None:
-        _try_again(connection, lease.ticket, now)
+        _try_again(connection, lease, now, blameless)
 
 
-def _try_again(connection: sa.Connection, ticket_id: str, now: datetime) -> None:
-    row = connection.execute(sa.select(tickets).where(tickets.c.id == ticket_id)).first()
-    if row is None or row.state not in (TicketState.STARTING.value, TicketState.CLAIMED.value):
+def _try_again(connection: sa.Connection, lease: Lease, now: datetime, blameless: bool) -> None:
+    row = connection.execute(sa.select(tickets).where(tickets.c.id == lease.ticket)).first()
+    # The ticket may have gone on to another lease while this one was on its way out.
+    if row is None or row.lease != lease.id or row.state not in (TicketState.STARTING.value, TicketState.CLAIMED.value):
         return
-    attempts = row.attempts + 1
+    attempts = row.attempts + (0 if blameless else 1)
     again = attempts < MOST_ATTEMPTS
+    why = "The GPUs that were held for it went out of circulation." if blameless else "The last start did not succeed."
     connection.execute(
         tickets.update()
-        .where(tickets.c.id == ticket_id)
+        .where(tickets.c.id == row.id)
         .values(
             state=(TicketState.WAITING if again else TicketState.FAILED).value,
             lease="",
             claim_until=None,
             attempts=attempts,
-            held_back_until=naive(now + HELD_BACK * attempts) if again else None,
+            held_back_until=naive(now + HELD_BACK * attempts) if again and not blameless else None,
             ended=None if again else naive(now),
-            why="The last start did not succeed." if again else f"The lab could not be started, {attempts} times in a row.",
+            why=why if again else f"The lab could not be started, {attempts} times in a row.",
         )
     )
     action = "ticket.waits_again" if again else "ticket.failed"
-    write_event(connection, now, "lab", action, user=row.user, server=row.server, subject=ticket_id)
+    write_event(connection, now, "lab", action, user=row.user, server=row.server, subject=row.id)

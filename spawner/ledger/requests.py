@@ -6,45 +6,25 @@ for the line. Never decides itself: the pure functions are handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from spawner import sharing
 from spawner.errors import DeniedError, NoGpuFree
-from spawner.ledger import fairness
-from spawner.ledger.journal import Journal, all_marks, current_maintenance, write_event
-from spawner.ledger.leases import active
-from spawner.ledger.tables import aware, lease_gpus, leases, naive, stored, tickets, words
+from spawner.ledger.journal import Journal, all_marks, write_event
+from spawner.ledger.leases import active, release
+from spawner.ledger.picture import Line as Line
+from spawner.ledger.picture import in_circulation, line_of, standing_of
+from spawner.ledger.tables import lease_gpus, leases, naive, stored, tickets, words
 from spawner.ledger.tickets import Tickets, cancel, live_tickets
 from spawner.line import Turn as Turn
 from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
-from spawner.records import GpuMark, Grant, Standing, Ticket, TicketState
-
-WEEK = timedelta(days=7)
+from spawner.records import Grant, Standing, Ticket, TicketState
 
 Admit = Callable[[GpuRequest, Holder, Standing], Grant]
 Choose = Callable[[GpuRequest, Sequence[Gpu], Sequence[Lease]], tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What the line looks like, for the function that says whose turn it is.
-
-    Attributes:
-        waiting: tickets without a claim, oldest first.
-        leases: all leases that are not released, claims among them.
-        gpus: every GPU in circulation.
-        shares: person → GPU-seconds of ended leases, decayed to now.
-        standings: person → what they have.
-    """
-
-    waiting: tuple[Ticket, ...]
-    leases: tuple[Lease, ...]
-    gpus: tuple[Gpu, ...]
-    shares: Mapping[str, float]
-    standings: Mapping[str, Standing]
 
 
 class Requests(Tickets, Journal):
@@ -81,30 +61,33 @@ class Requests(Tickets, Journal):
             LedgerError: the database refused.
         """
         with self._transaction() as connection:
+            usable = in_circulation(gpus, all_marks(connection))
             mine = next(iter(live_tickets(connection, *_of(holder))), None)
             if mine and mine.state is TicketState.CLAIMED and _same(mine.request, request):
-                return self._take_claim(connection, mine, now, admit)
-            grant = admit(request, holder, _standing(connection, holder, now))
+                if self._end_unusable(connection, mine, usable, now):
+                    mine = next(iter(live_tickets(connection, *_of(holder))), None)
+                else:
+                    return self._take_claim(connection, mine, now, admit)
+            grant = admit(request, holder, standing_of(connection, holder, now))
             if mine and not _same(mine.request, request):
                 # The holder starts something else under this name: what waited for it has no lab left to become.
-                cancel(connection, tickets.c.id == mine.id, now, holder.user, "Another lab was started instead.", self.half_life)
+                why = "Another lab was started instead."
+                cancel(connection, tickets.c.id == mine.id, now, holder.user, why, self.half_life, starting=True)
                 mine = None
-            if mine and mine.state is TicketState.WAITING and request.wait:
+            if mine and request.wait:
+                # Where a start of it is not settled yet, it waits again as soon as that is.
                 return mine
-            usable = _in_circulation(gpus, all_marks(connection))
-            if request.gpus and request.wait and _others_wait(connection, request):
-                return self._enqueue(connection, lease_id, holder, grant, now)
-            try:
-                chosen = choose(grant.request, usable, active(connection) if request.gpus else ())
-            except NoGpuFree as error:
-                if error.wanted > error.total or not request.wait:
-                    raise
+            chosen = _pick(connection, grant.request, request.wait, gpus, usable, mine, choose)
+            if chosen is None:
                 return self._enqueue(connection, lease_id, holder, grant, now)
             lease = Lease(
                 lease_id, holder, request.profile, chosen, LeaseState.STARTING, now, in_flight=True,
-                ends=_ends(grant, chosen, now), groups=grant.groups, priority=grant.priority,
+                ends=_ends(grant, chosen, now), groups=grant.groups, ticket=mine.id if mine else "", priority=grant.priority,
             )  # fmt: skip
-            _insert(connection, lease)
+            _insert(connection, lease, waited=(now - mine.created).total_seconds() if mine else 0.0)
+            if mine:
+                starting = {"state": TicketState.STARTING.value, "lease": lease.id, "claim_until": None}
+                connection.execute(tickets.update().where(tickets.c.id == mine.id).values(**starting))
             write_event(connection, now, holder.user, "lease.acquired", lease=lease)
         return lease
 
@@ -129,8 +112,13 @@ class Requests(Tickets, Journal):
             Every ticket that has a claim now, oldest first.
         """
         with self._transaction() as connection:
-            self._end_stale(connection, now, lambda ticket: ticket.claim_until is not None and ticket.claim_until < now)
-            line = _line(connection, gpus, now, self.half_life)
+            usable = in_circulation(gpus, all_marks(connection))
+            for ticket in live_tickets(connection, tickets.c.state == TicketState.CLAIMED.value):
+                if ticket.claim_until is not None and ticket.claim_until < now:
+                    release(connection, ticket.lease, now, "the claim was not used in time", self.half_life)
+                else:
+                    self._end_unusable(connection, ticket, usable, now)
+            line = line_of(connection, gpus, now, self.half_life)
             for turn in plan(line) if line.waiting else ():
                 ticket = turn.ticket
                 lease = Lease(
@@ -149,15 +137,24 @@ class Requests(Tickets, Journal):
     def line(self, gpus: Sequence[Gpu], now: datetime) -> Line:
         """The line as it stands, to look at."""
         with self._transaction(write=False) as connection:
-            return _line(connection, gpus, now, self.half_life)
+            return line_of(connection, gpus, now, self.half_life)
 
     def standing(self, holder: Holder, now: datetime) -> Standing:
         """What a person has."""
         with self._transaction(write=False) as connection:
-            return _standing(connection, holder, now)
+            return standing_of(connection, holder, now)
+
+    def _end_unusable(self, connection: sa.Connection, ticket: Ticket, usable: Sequence[Gpu], now: datetime) -> bool:
+        """End a claim on GPUs that went out of circulation; the ticket did nothing wrong and waits on in its place."""
+        claim = active(connection, leases.c.id == ticket.lease)
+        if claim and set(claim[0].gpus) <= {gpu.uuid for gpu in usable}:
+            return False
+        why = "a GPU of the claim went out of circulation"
+        release(connection, ticket.lease, now, why, self.half_life, blameless=True)
+        return True
 
     def _take_claim(self, connection: sa.Connection, ticket: Ticket, now: datetime, admit: Admit) -> Lease:
-        standing = _standing(connection, ticket.holder, now)
+        standing = standing_of(connection, ticket.holder, now)
         others = tuple(lease for lease in standing.leases if lease.id != ticket.lease)
         grant = admit(
             ticket.request, ticket.holder, Standing(others, standing.tickets, standing.gpu_seconds, standing.maintenance)
@@ -203,21 +200,50 @@ def _same(first: GpuRequest, second: GpuRequest) -> bool:
     return (first.profile, first.gpus) == (second.profile, second.gpus)
 
 
-def _others_wait(connection: sa.Connection, request: GpuRequest) -> bool:
+def _pick(
+    connection: sa.Connection,
+    request: GpuRequest,
+    wait: bool,
+    gpus: Sequence[Gpu],
+    usable: Sequence[Gpu],
+    mine: Ticket | None,
+    choose: Choose,
+) -> tuple[str, ...] | None:
+    """The GPUs that a request gets now; None where it is to wait."""
+    if not request.gpus:
+        return choose(request, usable, ())
     # Whose turn it is, the line says within a second. Only a request for GPUs that nobody waits for goes past it.
-    kinds = connection.execute(
-        sa.select(tickets.c.models, tickets.c.sharing).where(tickets.c.state == TicketState.WAITING.value).distinct()
-    ).all()
-    return any(
-        kind.sharing == request.sharing
-        and (not kind.models or not request.gpu_models or set(words(kind.models)) & set(request.gpu_models))
-        for kind in kinds
+    if not _others_wait(connection, request, usable, mine):
+        try:
+            return choose(request, usable, active(connection))
+        except NoGpuFree:
+            if not wait:
+                raise
+    # What not even the whole lab could give is refused here: nobody is to wait for it.
+    choose(request, gpus, ())
+    if not wait:
+        raise NoGpuFree(
+            f"You asked for {request.gpus} GPU{'s' if request.gpus != 1 else ''}; others wait in line for such GPUs.",
+            "Wait in line too, or start without a GPU meanwhile.",
+            wanted=request.gpus,
+            free=0,
+            total=sum(sharing.suits(gpu, request) for gpu in gpus),
+        )
+    return None
+
+
+def _others_wait(connection: sa.Connection, request: GpuRequest, usable: Sequence[Gpu], mine: Ticket | None) -> bool:
+    columns = (tickets.c.models, tickets.c.sharing, tickets.c.memory_mib)
+    waiting = sa.select(*columns).where(tickets.c.state == TicketState.WAITING.value).distinct()
+    if mine:
+        waiting = waiting.where(tickets.c.id != mine.id)
+    theirs = [
+        GpuRequest("", 1, words(kind.models), kind.memory_mib, kind.sharing or "exclusive")
+        for kind in connection.execute(waiting)
+    ]
+    return bool(theirs) and any(
+        sharing.suits(gpu, request) and any(sharing.suits(gpu, other) for other in theirs) for gpu in usable
     )
-
-
-def _in_circulation(gpus: Sequence[Gpu], marks: Sequence[GpuMark]) -> tuple[Gpu, ...]:
-    out = {mark.subject for mark in marks}
-    return tuple(gpu for gpu in gpus if not out & {gpu.uuid, gpu.device, gpu.parent, gpu.node}) if out else tuple(gpus)
 
 
 def _ends(grant: Grant, gpus: Sequence[str], now: datetime) -> datetime | None:
@@ -241,48 +267,3 @@ def _insert(connection: sa.Connection, lease: Lease, waited: float = 0.0) -> Non
                 for position, uuid in enumerate(lease.gpus)
             ],
         )
-
-
-def _standing(connection: sa.Connection, holder: Holder, now: datetime) -> Standing:
-    others = live_tickets(connection, tickets.c.user == holder.user, tickets.c.server != holder.server)
-    return Standing(
-        leases=active(connection, leases.c.user == holder.user),
-        tickets=len(others),
-        gpu_seconds=_week(connection, (holder.user,), now).get(holder.user, {}),
-        maintenance=current_maintenance(connection),
-    )
-
-
-def _week(connection: sa.Connection, users: Sequence[str], now: datetime) -> dict[str, dict[str, float]]:
-    """Person → profile → GPU-seconds in the last seven days."""
-    begin = now - WEEK
-    found: dict[str, dict[str, float]] = {}
-    for start in range(0, len(users), 500):
-        rows = connection.execute(
-            sa.select(leases.c.user, leases.c.profile, leases.c.gpus, leases.c.created, leases.c.released).where(
-                leases.c.user.in_(list(users[start : start + 500])),
-                leases.c.gpus > 0,
-                sa.or_(leases.c.released.is_(None), leases.c.released > naive(begin)),
-            )
-        )
-        for user, profile, gpus, created, released in rows:
-            since = max(aware(created), begin)
-            seconds = gpus * max(0.0, ((aware(released) or now) - since).total_seconds())
-            mine = found.setdefault(user, {})
-            mine[profile] = mine.get(profile, 0.0) + seconds
-    return found
-
-
-def _line(connection: sa.Connection, gpus: Sequence[Gpu], now: datetime, half_life: timedelta) -> Line:
-    live = live_tickets(connection)
-    waiting = tuple(ticket for ticket in live if ticket.state is TicketState.WAITING)
-    leased = active(connection)
-    users = sorted({ticket.holder.user for ticket in waiting})
-    week = _week(connection, users, now) if users else {}
-    maintenance = current_maintenance(connection)
-    by_user: dict[str, list[Lease]] = {}
-    for lease in leased:
-        by_user.setdefault(lease.holder.user, []).append(lease)
-    standings = {user: Standing(tuple(by_user.get(user, ())), 0, week.get(user, {}), maintenance) for user in users}
-    shares = fairness.sums(connection, {*users, *by_user}, now, half_life)
-    return Line(waiting, leased, _in_circulation(gpus, all_marks(connection)), shares, standings)

@@ -44,6 +44,11 @@ class Store:
             options["pool_size"] = 8
             if parsed.database:
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        elif parsed.get_backend_name() == "postgresql":
+            # Waiting for another writer is bounded, and so is how long a stalled process may keep the others waiting.
+            limits = f"-c lock_timeout={int(busy_seconds * 1000)} -c idle_in_transaction_session_timeout=60000"
+            options["connect_args"] = {"options": limits}
+            options["pool_pre_ping"] = True
         engine = sa.create_engine(parsed, **options)
         if sqlite:
             sa.event.listen(engine, "connect", _sqlite_connect)
@@ -74,8 +79,13 @@ class Store:
 
     @contextmanager
     def _transaction(self, write: bool = True) -> Iterator[sa.Connection]:
+        options: dict[str, Any] = {_READS: not write}
+        if not write and self._engine.dialect.name == "postgresql":
+            # Several questions of one reader see one state, as they do in SQLite. A writer must not: its picture would be from
+            # before it waited for its turn.
+            options["isolation_level"] = "REPEATABLE READ"
         try:
-            with self._engine.connect().execution_options(**{_READS: not write}) as connection, connection.begin():
+            with self._engine.connect().execution_options(**options) as connection, connection.begin():
                 if write and connection.dialect.name == "postgresql":
                     # Writers queue here, so what `admit` and `choose` saw is still true at commit.
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(7203)"))

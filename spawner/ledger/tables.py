@@ -169,14 +169,22 @@ tallies = sa.Table(
     sa.Column("busy", sa.Float),
 )
 # The journal is only added to, whoever asks.
+_REFUSAL = "the journal is only added to"
 _GUARDS = {
-    "sqlite": "CREATE TRIGGER IF NOT EXISTS events_{0} BEFORE {0} ON events "
-    "BEGIN SELECT RAISE(ABORT, 'the journal is only added to'); END",
-    "postgresql": "CREATE OR REPLACE RULE events_{0} AS ON {0} TO events DO INSTEAD NOTHING",
+    "sqlite": [
+        f"CREATE TRIGGER IF NOT EXISTS events_{verb} BEFORE {verb} ON events BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
+        for verb in ("update", "delete")
+    ],
+    "postgresql": [
+        "CREATE OR REPLACE FUNCTION events_guard() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{_REFUSAL}'; END $$",
+        "CREATE OR REPLACE TRIGGER events_guard BEFORE UPDATE OR DELETE OR TRUNCATE ON events "
+        "FOR EACH STATEMENT EXECUTE FUNCTION events_guard()",
+    ],
 }
-for _dialect, _statement in _GUARDS.items():
-    for _verb in ("update", "delete"):
-        _guard: Any = sa.DDL(_statement.format(_verb))  # type: ignore[no-untyped-call]
+for _dialect, _statements in _GUARDS.items():
+    for _statement in _statements:
+        _guard: Any = sa.DDL(_statement)  # type: ignore[no-untyped-call]
         sa.event.listen(events, "after_create", _guard.execute_if(dialect=_dialect))
 
 LIVE_TICKETS = (TicketState.WAITING.value, TicketState.CLAIMED.value, TicketState.STARTING.value)

@@ -5,7 +5,6 @@ Owns reading, cancelling and moving tickets. Never decides whose turn it is (`li
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -65,7 +64,7 @@ class Tickets(Leases):
             return cancel(connection, mine, now, actor, why, self.half_life, starting=True) > 0
 
     def move_ticket(self, ticket_id: str, ahead: int, now: datetime, actor: str) -> bool:
-        """Put a waiting ticket before (positive) or behind (negative) all others of its class, or back in its place (0)."""
+        """Put a waiting ticket before (positive) or behind (negative) all others, or back in its place (0)."""
         with self._transaction() as connection:
             result = connection.execute(
                 tickets.update()
@@ -86,11 +85,6 @@ class Tickets(Leases):
             connection.execute(
                 tickets.update().where(tickets.c.state == TicketState.CLAIMED.value).values(claim_until=naive(until))
             )
-
-    def _end_stale(self, connection: sa.Connection, now: datetime, overdue: Callable[[Ticket], bool]) -> None:
-        for ticket in live_tickets(connection, tickets.c.state == TicketState.CLAIMED.value):
-            if overdue(ticket):
-                release(connection, ticket.lease, now, "the claim was not used in time", self.half_life)
 
 
 def live_tickets(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> tuple[Ticket, ...]:

@@ -1,0 +1,95 @@
+"""What policy and the line look at, read inside the transaction in which they decide.
+
+Owns the picture: what a person has, what they used in the last seven days, who waits, and which GPUs are in circulation. Never
+writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from spawner.ledger import fairness
+from spawner.ledger.journal import all_marks, current_maintenance
+from spawner.ledger.leases import active
+from spawner.ledger.tables import aware, leases, naive, tickets
+from spawner.ledger.tickets import live_tickets
+from spawner.model import Gpu, Holder, Lease
+from spawner.records import GpuMark, Standing, Ticket, TicketState
+
+WEEK = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What the line looks like, for the function that says whose turn it is.
+
+    Attributes:
+        waiting: tickets without a claim, oldest first.
+        leases: all leases that are not released, claims among them.
+        gpus: every GPU in circulation.
+        shares: person → GPU-seconds of ended leases, decayed to now.
+        standings: person → what they have.
+    """
+
+    waiting: tuple[Ticket, ...]
+    leases: tuple[Lease, ...]
+    gpus: tuple[Gpu, ...]
+    shares: Mapping[str, float]
+    standings: Mapping[str, Standing]
+
+
+def in_circulation(gpus: Sequence[Gpu], marks: Sequence[GpuMark]) -> tuple[Gpu, ...]:
+    """The units that no mark takes out, neither by themselves nor by their device, their parent or their node."""
+    out = {mark.subject for mark in marks}
+    return tuple(gpu for gpu in gpus if not out & {gpu.uuid, gpu.device, gpu.parent, gpu.node}) if out else tuple(gpus)
+
+
+def standing_of(connection: sa.Connection, holder: Holder, now: datetime) -> Standing:
+    """What a person has, other than a ticket for this very lab."""
+    others = live_tickets(connection, tickets.c.user == holder.user, tickets.c.server != holder.server)
+    return Standing(
+        leases=active(connection, leases.c.user == holder.user),
+        tickets=len(others),
+        gpu_seconds=_week(connection, (holder.user,), now).get(holder.user, {}),
+        maintenance=current_maintenance(connection),
+    )
+
+
+def _week(connection: sa.Connection, users: Sequence[str], now: datetime) -> dict[str, dict[str, float]]:
+    """Person → profile → GPU-seconds in the last seven days."""
+    begin = now - WEEK
+    found: dict[str, dict[str, float]] = {}
+    for start in range(0, len(users), 500):
+        rows = connection.execute(
+            sa.select(leases.c.user, leases.c.profile, leases.c.gpus, leases.c.created, leases.c.released).where(
+                leases.c.user.in_(list(users[start : start + 500])),
+                leases.c.gpus > 0,
+                sa.or_(leases.c.released.is_(None), leases.c.released > naive(begin)),
+            )
+        )
+        for user, profile, gpus, created, released in rows:
+            since = max(aware(created), begin)
+            seconds = gpus * max(0.0, ((aware(released) or now) - since).total_seconds())
+            mine = found.setdefault(user, {})
+            mine[profile] = mine.get(profile, 0.0) + seconds
+    return found
+
+
+def line_of(connection: sa.Connection, gpus: Sequence[Gpu], now: datetime, half_life: timedelta) -> Line:
+    """The line as it stands."""
+    live = live_tickets(connection)
+    waiting = tuple(ticket for ticket in live if ticket.state is TicketState.WAITING)
+    leased = active(connection)
+    users = sorted({ticket.holder.user for ticket in waiting})
+    week = _week(connection, users, now) if users else {}
+    maintenance = current_maintenance(connection)
+    by_user: dict[str, list[Lease]] = {}
+    for lease in leased:
+        by_user.setdefault(lease.holder.user, []).append(lease)
+    standings = {user: Standing(tuple(by_user.get(user, ())), 0, week.get(user, {}), maintenance) for user in users}
+    shares = fairness.sums(connection, {*users, *by_user}, now, half_life)
+    return Line(waiting, leased, in_circulation(gpus, all_marks(connection)), shares, standings)
