@@ -6,7 +6,7 @@ are given; never reads a clock, writes nothing, and admits nobody (policy's rule
 The order: a ticket that an admin moved, then tickets older than `line.overdue` by age, then by class, then by fair share (who
 used fewer GPU-hours lately goes first), then by age. The first ticket that cannot be placed is the *head*; the first one that
 waits for GPUs which the head could not use is a head too. A later one may pass only if each head could start no later than
-without it, judged by the ends that are known; what is not known counts as never. Nothing passes a head that is overdue.
+without it, judged by the ends that are known; what is not known counts as never. Nothing passes a ticket that is overdue.
 """
 
 from __future__ import annotations
@@ -155,12 +155,13 @@ class _Round:
         self.heads: list[Ticket] = []
         self._gpus, self._leases, self._rules, self._place = gpus, leases, rules, place
         self._apart: Sequence[Gpu] = gpus  # what no head could use
-        self._open: Sequence[Gpu] = gpus  # what no overdue head could use
+        self._open: Sequence[Gpu] = gpus  # what no overdue ticket could use
         self._tries = 0
         # Within a round GPUs only become fewer: what could not be placed once need not be tried again.
         self._hopeless: set[_Shape] = set()
         self._not_apart: set[_Shape] = set()
         self._known: set[_Shape] = set()
+        self._overdue: set[_Shape] = set()
         self._possible: dict[_Shape, bool] = {}
         self._before: dict[str, datetime | None] = {}
 
@@ -202,7 +203,10 @@ class _Round:
 
     def becomes_head(self, ticket: Ticket) -> bool:
         """Make a ticket that cannot be placed a head, unless earlier ones speak for every GPU that it could use."""
-        shape = _shape(ticket.request)
+        shape, overdue = _shape(ticket.request), self.now - ticket.created > self._rules.overdue
+        if overdue and shape not in self._overdue:
+            self._overdue.add(shape)
+            self._open = [gpu for gpu in self._open if not sharing.suits(gpu, ticket.request)]
         if shape in self._known:
             return False
         self._known.add(shape)
@@ -210,8 +214,6 @@ class _Round:
             return False
         self.heads.append(ticket)
         self._apart = [gpu for gpu in self._apart if not sharing.suits(gpu, ticket.request)]
-        if self.now - ticket.created > self._rules.overdue:
-            self._open = [gpu for gpu in self._open if not sharing.suits(gpu, ticket.request)]
         return True
 
     def _ends(self, grant: Grant) -> datetime | None:

@@ -89,6 +89,9 @@ class Lab:
         """
         known = {lease.id for lease in self.ledger.active()}
         in_use = self.engine.gpus_by_lease(self.config.name)
+        if not known >= set(in_use):
+            # A lease that was acquired while the engine was asked is known by now.
+            known |= {lease.id for lease in self.ledger.active()}
         strange = {uuid for lease_id, uuids in in_use.items() if lease_id not in known for uuid in uuids}
         if strange:
             log.warning("containers without a lease hold %s", ", ".join(sorted(strange)))

@@ -2,7 +2,8 @@
 
 Owns the rule (`decide`, a pure function) and its carrying out for one lease (`settle`) or all (`settle_all`).
 *Unknown* never frees and never ends anything; only *absent* proves that a container is gone, and while its creation may
-still be on the way to the engine even that must be heard twice.
+still be on the way to the engine even that must be heard twice, with no *unknown* in between: an engine that stood still
+may go on with what it was asked before.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Action(enum.Enum):
     DRAIN = "drain"
     REMOVE = "remove"
     NOTE_ABSENT = "note_absent"
+    FORGET_ABSENT = "forget_absent"
     RELEASE = "release"
 
 
@@ -55,7 +57,7 @@ class LedgerLike(Protocol):
     def lease(self, lease_id: str) -> Lease | None: ...  # noqa: D102  (the ledger documents it)
     def answered(self, lease_id: str, container: str) -> None: ...  # noqa: D102
     def drain(self, lease_id: str, now: datetime) -> None: ...  # noqa: D102
-    def note_absent(self, lease_id: str, now: datetime) -> None: ...  # noqa: D102
+    def note_absent(self, lease_id: str, now: datetime | None) -> None: ...  # noqa: D102
     def release(self, lease_id: str, now: datetime, reason: str) -> None: ...  # noqa: D102
 
 
@@ -78,9 +80,11 @@ def decide(lease: Lease, presence: Presence, now: datetime, patience: Patience) 
     Returns:
         The one action that is right now; the next round continues from there.
     """
-    if presence is Presence.UNKNOWN or lease.state in (LeaseState.RELEASED, LeaseState.CLAIMED):
+    if lease.state in (LeaseState.RELEASED, LeaseState.CLAIMED):
         # A claim has no container; the line gives it to a start, or takes it back when its time is over.
         return Action.KEEP
+    if presence is Presence.UNKNOWN:
+        return Action.FORGET_ABSENT if lease.absent_since is not None else Action.KEEP
     if lease.state is LeaseState.DRAINING:
         return _decide_draining(lease, presence, now, patience)
     if lease.state is LeaseState.BOUND:
@@ -129,8 +133,8 @@ def settle(lease: Lease, ledger: LedgerLike, engine: EngineLike, clock: Callable
                 # Noted before the removal, which may fail halfway: a lease has one creation, and this is where it went.
                 ledger.answered(lease.id, lease.container)
             engine.remove(lease.id, OVERDUE_STOP_SECONDS)
-        elif action is Action.NOTE_ABSENT:
-            ledger.note_absent(lease.id, clock())
+        elif action in (Action.NOTE_ABSENT, Action.FORGET_ABSENT):
+            ledger.note_absent(lease.id, clock() if action is Action.NOTE_ABSENT else None)
             break
         else:
             ledger.release(lease.id, clock(), "the container is gone")

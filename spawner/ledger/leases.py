@@ -95,9 +95,9 @@ class Leases(Store):
                 .values(ending="")
             )
 
-    def note_absent(self, lease_id: str, now: datetime) -> None:
-        """Note the first *absent* of a draining lease."""
-        self._change(lease_id, (LeaseState.DRAINING,), absent_since=naive(now))
+    def note_absent(self, lease_id: str, now: datetime | None) -> None:
+        """Note the first *absent* of a draining lease, or forget it with None."""
+        self._change(lease_id, (LeaseState.DRAINING,), absent_since=naive(now) if now else None)
 
     def release(self, lease_id: str, now: datetime, reason: str) -> None:
         """Give the GPUs back. Called by `settlement` only. Idempotent."""

@@ -34,13 +34,17 @@ def settle_once(lab: Lab) -> None:
     the leases kept. The engine is listed before the ledger is asked, so a start that happens meanwhile is never a stray.
     """
     try:
-        present = lab.engine.survey(lab.config.name)
+        present: dict[str, Presence] = {}
+        missing = Presence.ABSENT
+        try:
+            present = lab.engine.survey(lab.config.name)
+        except LabError as error:
+            log.warning("the engine does not answer: %s", error)
+            missing = Presence.UNKNOWN
         leases = lab.ledger.active()
         now = lab.clock()
         looking = [
-            lease
-            for lease in leases
-            if decide(lease, present.get(lease.id, Presence.ABSENT), now, lab.patience) is not Action.KEEP
+            lease for lease in leases if decide(lease, present.get(lease.id, missing), now, lab.patience) is not Action.KEEP
         ]
         settle_all(looking, lab.ledger, lab.engine, lab.clock, lab.patience)
         end_strays(lab, present)

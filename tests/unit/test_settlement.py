@@ -67,9 +67,11 @@ def test_in_flight_creation_needs_a_second_absent_after_patience():
     st.floats(0, 1e7),
     st.none() | st.floats(0, 1e7),
 )
-def test_unknown_never_changes_anything(state: LeaseState, in_flight: bool, age: float, absent: float | None):
+def test_unknown_never_frees_and_never_ends_anything(state: LeaseState, in_flight: bool, age: float, absent: float | None):
     lease = make_lease(state=state, in_flight=in_flight, absent_since=None if absent is None else after(absent))
-    assert decide(lease, P.UNKNOWN, after(age), PATIENCE) is A.KEEP
+    # What was heard before an engine stood still proves nothing after it: it may go on with what it was asked before.
+    forgets = absent is not None and state not in (S.RELEASED, S.CLAIMED)
+    assert decide(lease, P.UNKNOWN, after(age), PATIENCE) is (A.FORGET_ABSENT if forgets else A.KEEP)
 
 
 @given(st.sampled_from(list(LeaseState)), st.sampled_from(list(Presence)), st.booleans(), st.floats(0, 1e7))
@@ -159,3 +161,13 @@ def test_one_failing_lease_does_not_stop_the_others(caplog: pytest.LogCaptureFix
     done = settle_all([make_lease(id="bad"), world.one], world, world, lambda: after(5), PATIENCE)
     assert done == {"good": A.RELEASE}
     assert "bad" in caplog.text
+
+
+def test_an_absent_heard_before_the_engine_stood_still_counts_no_more():
+    # The engine was asked to create it, stood still, and goes on: what travels may arrive only now.
+    world = OneLease(make_lease(state=S.DRAINING, in_flight=True, absent_since=after(-500)), P.UNKNOWN)
+    assert run(world) is A.FORGET_ABSENT
+    world.now = P.ABSENT
+    assert run(world) is A.NOTE_ABSENT
+    assert world.steps == ["note", "note"]
+    assert world.one.absent_since == after(5)
