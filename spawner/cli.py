@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from spawner import __version__
-from spawner.commands import config, data, doctor, gpus, token
+from spawner.commands import audit, config, data, doctor, gpus, queue, token, usage
 from spawner.errors import LabError
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
@@ -90,6 +90,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="lab.yaml; else $GPULAB_CONFIG, else ./lab.yaml, else the one of the checkout that gpulab runs from",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (token, gpus, doctor, data, config):
+    for module in (token, gpus, queue, usage, audit, doctor, data, config):
         module.add_to(commands)
     return parser

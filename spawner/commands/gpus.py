@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,28 @@ def run(words: argparse.Namespace, env: Mapping[str, str]) -> int:
 
 
 def leases(config: LabConfig) -> tuple[Lease, ...]:
-    """The leases of a lab; none where no hub has made a ledger yet, which this does not make either."""
-    file = config.ledger_url.removeprefix("sqlite:///")
-    if file != config.ledger_url and not _exists(file):
-        return ()
+    """The leases of a lab; none where no hub has made a ledger yet."""
+    with opened(config) as ledger:
+        return ledger.active() if ledger else ()
+
+
+@contextmanager
+def opened(config: LabConfig) -> Iterator[Ledger | None]:
+    """The lab's ledger; None where no hub has made one yet, which this does not do either."""
+    if not has_ledger(config):
+        yield None
+        return
     ledger = Ledger.open(config.ledger_url)
     try:
-        return ledger.active()
+        yield ledger
     finally:
         ledger.close()
+
+
+def has_ledger(config: LabConfig) -> bool:
+    """Whether a hub has made the lab's ledger."""
+    file = config.ledger_url.removeprefix("sqlite:///")
+    return file == config.ledger_url or _exists(file)
 
 
 def table(gpus: Iterable[Gpu], active: Iterable[Lease]) -> list[Row]:
