@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spawner import auth, hub_api, labfile, pages, probe, vault
+from spawner import auth, hub_api, labfile, metrics, pages, probe, vault
 from spawner.auth import space_guard
 from spawner.engine import Engine
 from spawner.errors import EngineUnknown, LabError
 from spawner.gpu_spawner import GpuSpawner
 from spawner.model import Holder, LabConfig
-from spawner.pages import line_handlers
+from spawner.pages import line_handlers, usage_handlers
 from spawner.runtime import open_lab
 
 POLL_SECONDS = 10
@@ -53,7 +53,7 @@ def configure(c: Any, file: str, env: Mapping[str, str]) -> None:
         config = labfile.load(file, env)
         prepare_folders(config)
         # Opened here so that a ledger that cannot be used stops the hub: without it every running lab would be forgotten.
-        open_lab(str(Path(file).resolve()))
+        metrics.register(open_lab(str(Path(file).resolve())))
         gateway = _gateway(config)
         _hub(c, config, str(Path(file).resolve()), gateway)
         _proxy(c, config)
@@ -142,7 +142,7 @@ def _hub(c: Any, config: LabConfig, file: str, gateway: str) -> None:
         space_guard.FORGET: functools.partial(_forget_ticket, file),
         line_handlers.LAB_FILE: file,
     }
-    c.JupyterHub.extra_handlers = [*line_handlers.HANDLERS]
+    c.JupyterHub.extra_handlers = [*line_handlers.HANDLERS, *usage_handlers.HANDLERS]
 
 
 def _proxy(c: Any, config: LabConfig) -> None:
