@@ -6,6 +6,7 @@ a device; it runs inside the ledger's transaction on the leases seen there.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
@@ -14,6 +15,9 @@ from spawner.errors import NoGpuFree
 from spawner.model import Gpu, GpuRequest, Lease, LeaseState
 
 Choose = Callable[[GpuRequest, Sequence[Gpu], Sequence[Lease]], tuple[str, ...]]
+
+# Holders that a refusal names; it is one sentence for one person.
+MOST_NAMES = 8
 
 
 def packed(request: GpuRequest, gpus: Sequence[Gpu], active: Sequence[Lease]) -> tuple[str, ...]:
@@ -35,26 +39,33 @@ def packed(request: GpuRequest, gpus: Sequence[Gpu], active: Sequence[Lease]) ->
     """
     if request.gpus == 0:
         return ()
-    suitable = [g for g in gpus if sharing.suits(g, request)]
     taken = [uuid for lease in active if lease.state is not LeaseState.RELEASED for uuid in lease.gpus]
-    untaken = sharing.free(gpus, taken)
-    free = sorted(sharing.distinct(g for g in untaken if sharing.suits(g, request)), key=lambda g: (g.node, g.index, g.uuid))
-    nodes = [list(members) for _, members in groupby(free, key=lambda g: g.node)]
-    fitting = [node for node in nodes if len(node) >= request.gpus]
+    free = [g for g in sharing.free(gpus, taken) if sharing.suits(g, request)]
+    if any(g.seats for g in free):
+        free = list(sharing.distinct(free))
+    nodes: dict[str, list[Gpu]] = {}
+    for gpu in free:
+        nodes.setdefault(gpu.node, []).append(gpu)
+    fitting = [nodes[name] for name in sorted(nodes) if len(nodes[name]) >= request.gpus]
     if not fitting:
-        raise _refusal(request, suitable, free, active)
+        raise _refusal(request, [g for g in gpus if sharing.suits(g, request)], free, active)
     node = min(fitting, key=len)
+    node.sort(key=_place)
     by_model = [list(members) for _, members in groupby(sorted(node, key=lambda g: g.model), key=lambda g: g.model)]
     alike = [same for same in by_model if len(same) >= request.gpus]
     pool = min(alike, key=len) if alike else node
-    chosen = sorted(pool, key=lambda g: g.index)[: request.gpus]
+    chosen = sorted(pool, key=_place)[: request.gpus]
     return tuple(g.uuid for g in chosen)
+
+
+def _place(gpu: Gpu) -> tuple[int, str]:
+    return (gpu.index, gpu.uuid)
 
 
 def _refusal(request: GpuRequest, suitable: Sequence[Gpu], free: Sequence[Gpu], active: Sequence[Lease]) -> NoGpuFree:
     devices = {(g.node, g.device) for g in suitable}
     wanted, total = request.gpus, len({device for _, device in devices})
-    on_one_node = max((sum(node == g_node for g_node, _ in devices) for node, _ in devices), default=0)
+    on_one_node = max(Counter(node for node, _ in devices).values(), default=0)
     what = f"{wanted} GPU{'s' if wanted != 1 else ''}"
     if wanted > on_one_node:
         have = f"{total} such GPU{'s' if total != 1 else ''}" if request.gpu_models else f"{total} in all"
@@ -75,6 +86,8 @@ def _refusal(request: GpuRequest, suitable: Sequence[Gpu], free: Sequence[Gpu], 
         if count:
             ending = ", ending" if lease.state is LeaseState.DRAINING else ""
             held.append(f"{lease.holder} ({count} GPU{'s' if count != 1 else ''}{ending})")
+    if len(held) > MOST_NAMES:
+        held[MOST_NAMES - 1 :] = [f"{len(held) - MOST_NAMES + 1} others"]
     holders = f" Held by {', '.join(held)}." if held else ""
     verb = "is" if len(free) == 1 else "are"
     return NoGpuFree(

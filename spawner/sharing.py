@@ -43,10 +43,11 @@ def kind(gpu: Gpu) -> str:
 
 def suits(gpu: Gpu, request: GpuRequest) -> bool:
     """Whether a unit is of the kind, model and size that the request asks for."""
+    # The cheapest question first: on a big lab this is asked of a thousand units for each request.
     return (
-        kind(gpu) == request.sharing
-        and (not request.gpu_models or gpu.model in request.gpu_models)
+        (not request.gpu_models or gpu.model in request.gpu_models)
         and gpu.memory_mib >= request.gpu_memory_mib
+        and kind(gpu) == request.sharing
     )
 
 
@@ -57,17 +58,17 @@ def free(gpus: Iterable[Gpu], taken: Iterable[str]) -> tuple[Gpu, ...]:
     its MIG instances: lab.yaml or the card may have changed while a lease went on.
     """
     held = set(taken)
-    devices = {uuid.partition("#")[0] for uuid in held}
     whole = {uuid for uuid in held if "#" not in uuid}
+    devices = whole if len(whole) == len(held) else whole | {uuid.partition("#")[0] for uuid in held}
     listed = list(gpus)
     split = {gpu.parent for gpu in listed if gpu.parent and gpu.device in devices}
     return tuple(
         gpu
         for gpu in listed
-        if gpu.uuid not in held
+        # A unit without seats is its device.
+        if gpu.uuid not in (held if gpu.seats else devices)
         and not (gpu.seats and gpu.device in whole)
-        and not (not gpu.seats and gpu.device in devices)
-        and gpu.parent not in whole
+        and not (gpu.parent and gpu.parent in whole)
         and gpu.uuid not in split
     )
 

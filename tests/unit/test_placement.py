@@ -114,3 +114,10 @@ def test_choice_is_free_suitable_distinct_and_on_one_node(
     assert not set(chosen) & set(taken)
     assert len({by_uuid[u].node for u in chosen}) <= 1
     assert not models or all(by_uuid[u].model in models for u in chosen)
+
+
+def test_a_refusal_in_a_big_lab_names_some_holders_and_counts_the_rest():
+    gpus = [make_gpu(i) for i in range(20)]
+    leases = [make_lease(f"p{i:02d}", (gpu.uuid,)) for i, gpu in enumerate(gpus)]
+    with pytest.raises(NoGpuFree, match=r"p05 \(1 GPU\), p06 \(1 GPU\), 13 others\."):
+        packed(ask(1), gpus, leases)
