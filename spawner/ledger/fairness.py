@@ -14,18 +14,21 @@ import sqlalchemy as sa
 from spawner import decay
 from spawner.ledger.tables import aware, naive, shares
 
+_OF_USER = sa.select(shares).where(shares.c.user == sa.bindparam("of_user"))
+_CHANGE = shares.update().where(shares.c.user == sa.bindparam("of_user"))
+
 
 def add(connection: sa.Connection, user: str, gpus: int, began: datetime, ended: datetime, half_life: timedelta) -> None:
     """Add what a lease used to a person's sum."""
     if not gpus:
         return
-    row = connection.execute(sa.select(shares).where(shares.c.user == user)).first()
+    row = connection.execute(_OF_USER, {"of_user": user}).first()
     before = decay.decayed(row.gpu_seconds, aware(row.at), ended, half_life) if row else 0.0
     total = before + decay.used(gpus, began, ended, ended, half_life)
     if row:
-        connection.execute(shares.update().where(shares.c.user == user).values(gpu_seconds=total, at=naive(ended)))
+        connection.execute(_CHANGE, {"of_user": user, "gpu_seconds": total, "at": naive(ended)})
     else:
-        connection.execute(shares.insert().values(user=user, gpu_seconds=total, at=naive(ended)))
+        connection.execute(shares.insert(), {"user": user, "gpu_seconds": total, "at": naive(ended)})
 
 
 def sums(connection: sa.Connection, users: Iterable[str], now: datetime, half_life: timedelta) -> dict[str, float]:

@@ -19,6 +19,9 @@ from spawner.ledger.tables import aware, events, marks, naive, notes, tallies, w
 from spawner.model import Lease
 from spawner.records import Event, Fault, GpuMark, GpuProcess, GpuSample, Maintenance, MarkKind, Tally, Watch
 
+_WRITE = events.insert().inline()
+_MARKS = sa.select(marks).order_by(marks.c.subject, marks.c.kind)
+_MAINTENANCE = sa.select(notes).where(notes.c.kind == "maintenance")
 KEPT_TALLIES = timedelta(days=2)
 MOST_DETAIL = 4000
 
@@ -44,10 +47,11 @@ def write_event(
         if lease.ticket:
             facts["ticket"] = lease.ticket
     connection.execute(
-        events.insert().values(
-            at=naive(at), actor=actor[:255], action=action, user=user[:255], server=server[:255], subject=subject[:64],
-            gpus=json.dumps(list(gpus)), detail=_bounded(facts),
-        )
+        _WRITE,
+        {
+            "at": naive(at), "actor": actor[:255], "action": action, "user": user[:255], "server": server[:255],
+            "subject": subject[:64], "gpus": json.dumps(list(gpus)), "detail": _bounded(facts),
+        },
     )  # fmt: skip
 
 
@@ -206,13 +210,13 @@ _WATCH_TIMES = ("idle_since", "noticed", "warned", "stop_at", "safe_until")
 
 def all_marks(connection: sa.Connection) -> tuple[GpuMark, ...]:
     """Every mark, inside a transaction."""
-    rows = connection.execute(sa.select(marks).order_by(marks.c.subject, marks.c.kind)).all()
+    rows = connection.execute(_MARKS).all()
     return tuple(GpuMark(r.subject, MarkKind(r.kind), r.reason, r.by, aware(r.since), r.comes_back) for r in rows)
 
 
 def current_maintenance(connection: sa.Connection) -> Maintenance | None:
     """The maintenance that is on, inside a transaction."""
-    row = connection.execute(sa.select(notes).where(notes.c.kind == "maintenance")).first()
+    row = connection.execute(_MAINTENANCE).first()
     if row is None:
         return None
     body = json.loads(row.body)

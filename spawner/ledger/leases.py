@@ -6,6 +6,7 @@ engine: `release` is called by `settlement` only, which has seen that the contai
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,13 +17,24 @@ from spawner.errors import LedgerError
 from spawner.ledger import fairness
 from spawner.ledger.journal import write_event
 from spawner.ledger.store import Store
-from spawner.ledger.tables import aware, lease_gpus, lease_of, leases, naive, tickets, watches
+from spawner.ledger.tables import LIVE, aware, lease_gpus, lease_of, leases, naive, one_of, tickets, watches
 from spawner.model import Holder, Lease, LeaseState
 from spawner.records import TicketState
 
 # A ticket whose lab could not be started is tried again, later each time, and then given up.
 MOST_ATTEMPTS = 3
 HELD_BACK = timedelta(seconds=30)
+
+
+_WITH_GPUS = leases.outerjoin(lease_gpus, lease_gpus.c.lease_id == leases.c.id)
+_LEASES = sa.select(leases, lease_gpus.c.uuid).select_from(_WITH_GPUS)
+_ACTIVE = _LEASES.where(LIVE).order_by(leases.c.created, leases.c.id, lease_gpus.c.position)
+_ACTIVE_OF_USER = _ACTIVE.where(leases.c.user == sa.bindparam("user"))
+_BY_ID = _LEASES.where(leases.c.id == sa.bindparam("lease_id")).order_by(lease_gpus.c.position)
+# As one text: a thousand rows would take longer to hand over than to read.
+_TAKEN = sa.select(sa.func.aggregate_strings(lease_gpus.c.uuid, ",")).where(lease_gpus.c.active.is_(True))
+_FREE_GPUS = lease_gpus.update().where(lease_gpus.c.lease_id == sa.bindparam("of_lease")).values(active=False)
+_UNWATCH = watches.delete().where(watches.c.lease == sa.bindparam("of_lease"))
 
 
 class Leases(Store):
@@ -41,18 +53,18 @@ class Leases(Store):
             LedgerError: the lease is not *starting* any more: its start was given up meanwhile.
         """
         with self._transaction() as connection:
-            moment = naive(now) if now else sa.select(leases.c.created).where(leases.c.id == lease_id).scalar_subquery()
-            if not _update(connection, lease_id, (LeaseState.STARTING,), state=LeaseState.BOUND.value, bound=moment):
+            lease = one(connection, lease_id)
+            moment = naive(now or lease.created) if lease else None
+            bound = {"state": LeaseState.BOUND.value, "bound": moment}
+            if lease is None or not _update(connection, lease_id, (LeaseState.STARTING,), **bound):
                 raise LedgerError("The start was given up before the lab was up.", "Start it again.")
-            lease = _one(connection, lease_id)
-            if lease and lease.ticket:
+            if lease.ticket:
                 connection.execute(
                     tickets.update()
                     .where(tickets.c.id == lease.ticket, tickets.c.state == TicketState.STARTING.value)
                     .values(state=TicketState.DONE.value, ended=moment, why="")
                 )
-            if lease:
-                write_event(connection, now or lease.created, "lab", "lease.bound", lease=lease)
+            write_event(connection, now or lease.created, "lab", "lease.bound", lease=lease)
 
     def drain(self, lease_id: str, now: datetime, *, ending: str = "", actor: str = "lab") -> None:
         """Note that the lab is to end. Idempotent; does not free anything.
@@ -66,7 +78,7 @@ class Leases(Store):
         states = (LeaseState.STARTING, LeaseState.BOUND)
         with self._transaction() as connection:
             if _update(connection, lease_id, states, state=LeaseState.DRAINING.value, drained=naive(now)):
-                write_event(connection, now, actor, "lease.draining", lease=_one(connection, lease_id), detail={"why": ending})
+                write_event(connection, now, actor, "lease.draining", lease=one(connection, lease_id), detail={"why": ending})
             if ending:
                 _note_ending(connection, lease_id, ending)
 
@@ -109,7 +121,7 @@ class Leases(Store):
         with self._transaction() as connection:
             connection.execute(leases.update().where(leases.c.id == lease_id).values(ends=naive(ends) if ends else None))
             detail = {"ends": ends.isoformat() if ends else None}
-            write_event(connection, now, actor, "lease.extended", lease=_one(connection, lease_id), detail=detail)
+            write_event(connection, now, actor, "lease.extended", lease=one(connection, lease_id), detail=detail)
 
     def add_idle(self, gpu_seconds: Iterable[tuple[str, float]]) -> None:
         """Add idle GPU-seconds to leases: pairs of lease id and seconds."""
@@ -122,7 +134,7 @@ class Leases(Store):
     def lease(self, lease_id: str) -> Lease | None:
         """One lease, released or not; None where it is not known."""
         with self._transaction(write=False) as connection:
-            return _one(connection, lease_id)
+            return one(connection, lease_id)
 
     def active(self) -> tuple[Lease, ...]:
         """All leases that are not released, oldest first."""
@@ -137,10 +149,9 @@ class Leases(Store):
     def released(self, lease_ids: Iterable[str]) -> frozenset[str]:
         """Those of the given leases that are known and released; an unknown id is not among them."""
         with self._transaction(write=False) as connection:
-            found = connection.execute(
-                sa.select(leases.c.id).where(leases.c.id.in_(list(lease_ids)), leases.c.state == LeaseState.RELEASED.value)
-            )
-            return frozenset(found.scalars())
+            # Asked by id alone: with the state in the question SQLite reads all of the past, which is released leases.
+            found = connection.execute(sa.select(leases.c.id, leases.c.state).where(leases.c.id.in_(list(lease_ids))))
+            return frozenset(lease_id for lease_id, state in found if state == LeaseState.RELEASED.value)
 
     def held_seconds(self, newest: int = 200) -> dict[str, tuple[float, ...]]:
         """Profile → how long its newest ended labs held their GPUs, in seconds, sorted; what the line expects by."""
@@ -161,11 +172,20 @@ class Leases(Store):
             return _update(connection, lease_id, states, **values)
 
 
-def _update(connection: sa.Connection, lease_id: str, states: tuple[LeaseState, ...], **values: Any) -> bool:
-    result = connection.execute(
-        leases.update().where(leases.c.id == lease_id, leases.c.state.in_([state.value for state in states])).values(**values)
+@functools.cache
+def _updating(states: tuple[LeaseState, ...], names: tuple[str, ...]) -> sa.Update:
+    # Made once: to build a statement takes SQLAlchemy longer than SQLite takes to run it.
+    known = leases.c.id == sa.bindparam("lease_id")
+    return (
+        leases.update()
+        .where(known, one_of(leases.c.state, [state.value for state in states]))
+        .values({name: sa.bindparam(f"new_{name}") for name in names})
     )
-    return bool(result.rowcount)
+
+
+def _update(connection: sa.Connection, lease_id: str, states: tuple[LeaseState, ...], **values: Any) -> bool:
+    new = {f"new_{name}": value for name, value in values.items()}
+    return bool(connection.execute(_updating(states, tuple(values)), {"lease_id": lease_id, **new}).rowcount)
 
 
 def _note_ending(connection: sa.Connection, lease_id: str, ending: str) -> None:
@@ -174,29 +194,35 @@ def _note_ending(connection: sa.Connection, lease_id: str, ending: str) -> None:
 
 def active(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> tuple[Lease, ...]:
     """The leases that are not released and meet the conditions, oldest first."""
-    live = [state.value for state in LeaseState if state is not LeaseState.RELEASED]
-    rows = connection.execute(
-        sa.select(leases).where(leases.c.state.in_(live), *where).order_by(leases.c.created, leases.c.id)
-    ).all()
-    held = (
-        sa.select(lease_gpus.c.lease_id, lease_gpus.c.uuid).where(lease_gpus.c.active.is_(True)).order_by(lease_gpus.c.position)
-    )
-    if where:
-        held = held.where(lease_gpus.c.lease_id.in_([row.id for row in rows]))
-    by_lease: dict[str, list[str]] = {}
-    for lease_id, uuid in connection.execute(held) if rows else ():
-        by_lease.setdefault(lease_id, []).append(uuid)
-    return tuple(lease_of(row, tuple(by_lease.get(row.id, ()))) for row in rows)
+    return _read(connection.execute(_ACTIVE.where(*where) if where else _ACTIVE))
 
 
-def _one(connection: sa.Connection, lease_id: str) -> Lease | None:
-    row = connection.execute(sa.select(leases).where(leases.c.id == lease_id)).first()
-    if row is None:
-        return None
-    uuids = connection.execute(
-        sa.select(lease_gpus.c.uuid).where(lease_gpus.c.lease_id == lease_id).order_by(lease_gpus.c.position)
-    ).scalars()
-    return lease_of(row, tuple(uuids))
+def active_of(connection: sa.Connection, user: str) -> tuple[Lease, ...]:
+    """A person's leases that are not released, oldest first."""
+    return _read(connection.execute(_ACTIVE_OF_USER, {"user": user}))
+
+
+def taken(connection: sa.Connection) -> tuple[str, ...]:
+    """Every unit that a lease holds; much less to read than the leases."""
+    listed = connection.execute(_TAKEN).scalar()
+    return tuple(listed.split(",")) if listed else ()
+
+
+def one(connection: sa.Connection, lease_id: str) -> Lease | None:
+    """One lease, released or not."""
+    return next(iter(_read(connection.execute(_BY_ID, {"lease_id": lease_id}))), None)
+
+
+def _read(rows: Iterable[Any]) -> tuple[Lease, ...]:
+    # One row for each GPU of a lease, or one without a GPU.
+    first: dict[str, Any] = {}
+    gpus: dict[str, list[str]] = {}
+    for row in rows:
+        first.setdefault(row.id, row)
+        held = gpus.setdefault(row.id, [])
+        if row.uuid is not None:
+            held.append(row.uuid)
+    return tuple(lease_of(row, tuple(gpus[lease_id])) for lease_id, row in first.items())
 
 
 def release(
@@ -212,13 +238,14 @@ def release(
         half_life: of the fair share.
         blameless: it does not count as a failed start of the ticket.
     """
-    lease = _one(connection, lease_id)
+    lease = one(connection, lease_id)
     states = tuple(state for state in LeaseState if state is not LeaseState.RELEASED)
     values = {"state": LeaseState.RELEASED.value, "released": naive(now), "release_reason": reason[:200]}
     if lease is None or not _update(connection, lease_id, states, **values):
         return
-    connection.execute(lease_gpus.update().where(lease_gpus.c.lease_id == lease_id).values(active=False))
-    connection.execute(watches.delete().where(watches.c.lease == lease_id))
+    if lease.gpus:
+        connection.execute(_FREE_GPUS, {"of_lease": lease_id})
+    connection.execute(_UNWATCH, {"of_lease": lease_id})
     fairness.add(connection, lease.holder.user, len(lease.gpus), lease.created, now, half_life)
     write_event(connection, now, "lab", "lease.released", lease=lease, detail={"why": reason[:200]})
     if lease.ticket and lease.bound is None:

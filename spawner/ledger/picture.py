@@ -14,13 +14,18 @@ import sqlalchemy as sa
 
 from spawner.ledger import fairness
 from spawner.ledger.journal import all_marks, current_maintenance
-from spawner.ledger.leases import active
-from spawner.ledger.tables import aware, leases, naive, tickets
-from spawner.ledger.tickets import live_tickets
+from spawner.ledger.leases import active, active_of
+from spawner.ledger.tables import aware, leases, naive
+from spawner.ledger.tickets import live_tickets, live_tickets_of
 from spawner.model import Gpu, Holder, Lease
 from spawner.records import GpuMark, Standing, Ticket, TicketState
 
 WEEK = timedelta(days=7)
+_LATELY = sa.select(leases.c.user, leases.c.profile, leases.c.gpus, leases.c.created, leases.c.released).where(
+    leases.c.user.in_(sa.bindparam("users", expanding=True)),
+    leases.c.gpus > 0,
+    sa.or_(leases.c.released.is_(None), leases.c.released > sa.bindparam("begin")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +53,12 @@ def in_circulation(gpus: Sequence[Gpu], marks: Sequence[GpuMark]) -> tuple[Gpu, 
     return tuple(gpu for gpu in gpus if not out & {gpu.uuid, gpu.device, gpu.parent, gpu.node}) if out else tuple(gpus)
 
 
-def standing_of(connection: sa.Connection, holder: Holder, now: datetime) -> Standing:
-    """What a person has, other than a ticket for this very lab."""
-    others = live_tickets(connection, tickets.c.user == holder.user, tickets.c.server != holder.server)
+def standing_of(connection: sa.Connection, holder: Holder, now: datetime, theirs: Sequence[Ticket] | None = None) -> Standing:
+    """What a person has, other than a ticket for this very lab; `theirs` are their tickets, where they were read already."""
+    in_line = live_tickets_of(connection, holder.user) if theirs is None else theirs
     return Standing(
-        leases=active(connection, leases.c.user == holder.user),
-        tickets=len(others),
+        leases=active_of(connection, holder.user),
+        tickets=sum(ticket.holder.server != holder.server for ticket in in_line),
         gpu_seconds=_week(connection, (holder.user,), now).get(holder.user, {}),
         maintenance=current_maintenance(connection),
     )
@@ -64,13 +69,7 @@ def _week(connection: sa.Connection, users: Sequence[str], now: datetime) -> dic
     begin = now - WEEK
     found: dict[str, dict[str, float]] = {}
     for start in range(0, len(users), 500):
-        rows = connection.execute(
-            sa.select(leases.c.user, leases.c.profile, leases.c.gpus, leases.c.created, leases.c.released).where(
-                leases.c.user.in_(list(users[start : start + 500])),
-                leases.c.gpus > 0,
-                sa.or_(leases.c.released.is_(None), leases.c.released > naive(begin)),
-            )
-        )
+        rows = connection.execute(_LATELY, {"users": list(users[start : start + 500]), "begin": naive(begin)})
         for user, profile, gpus, created, released in rows:
             since = max(aware(created), begin)
             seconds = gpus * max(0.0, ((aware(released) or now) - since).total_seconds())

@@ -6,7 +6,8 @@ for the line. Never decides itself: the pure functions are handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -14,15 +15,35 @@ import sqlalchemy as sa
 from spawner import sharing
 from spawner.errors import DeniedError, NoGpuFree
 from spawner.ledger.journal import Journal, all_marks, write_event
-from spawner.ledger.leases import active, release
+from spawner.ledger.leases import active, one, release, taken
 from spawner.ledger.picture import Line as Line
 from spawner.ledger.picture import in_circulation, line_of, standing_of
-from spawner.ledger.tables import lease_gpus, leases, naive, stored, tickets, words
-from spawner.ledger.tickets import Tickets, cancel, live_tickets
+from spawner.ledger.tables import lease_gpus, leases, naive, one_of, stored, tickets, words
+from spawner.ledger.tickets import Tickets, cancel, live_tickets, live_tickets_of
 from spawner.line import Turn as Turn
 from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
 from spawner.records import Grant, Standing, Ticket, TicketState
 
+_LEASE = leases.insert()
+_UNIT = lease_gpus.insert()
+_TICKET = tickets.insert()
+_START = (
+    leases.update().where(leases.c.id == sa.bindparam("of_lease")).values(state=LeaseState.STARTING.value, in_flight=True)
+).values(created=sa.bindparam("created"), ends=sa.bindparam("ends"))
+_TICKET_STARTS = (
+    tickets.update()
+    .where(tickets.c.id == sa.bindparam("of_ticket"))
+    .values(state=TicketState.STARTING.value, claim_until=None, lease=sa.bindparam("lease"))
+)
+# The kinds of requests that wait, each with the least memory asked: one step in an index for each, however long the line is.
+_FIRST_KIND = (
+    sa.select(tickets.c.models, tickets.c.memory_mib)
+    .where(one_of(tickets.c.state, [TicketState.WAITING.value]), tickets.c.sharing == sa.bindparam("sharing"))
+    .where(tickets.c.id != sa.bindparam("but"))
+    .order_by(tickets.c.models, tickets.c.memory_mib)
+    .limit(1)
+)
+_NEXT_KIND = _FIRST_KIND.where(tickets.c.models > sa.bindparam("last"))
 Admit = Callable[[GpuRequest, Holder, Standing], Grant]
 Choose = Callable[[GpuRequest, Sequence[Gpu], Sequence[Lease]], tuple[str, ...]]
 
@@ -62,13 +83,15 @@ class Requests(Tickets, Journal):
         """
         with self._transaction() as connection:
             usable = in_circulation(gpus, all_marks(connection))
-            mine = next(iter(live_tickets(connection, *_of(holder))), None)
+            theirs = live_tickets_of(connection, holder.user)
+            mine = _at(theirs, holder)
             if mine and mine.state is TicketState.CLAIMED and _same(mine.request, request):
                 if self._end_unusable(connection, mine, usable, now):
-                    mine = next(iter(live_tickets(connection, *_of(holder))), None)
+                    theirs = live_tickets_of(connection, holder.user)
+                    mine = _at(theirs, holder)
                 else:
                     return self._take_claim(connection, mine, now, admit)
-            grant = admit(request, holder, standing_of(connection, holder, now))
+            grant = admit(request, holder, standing_of(connection, holder, now, theirs))
             if mine and not _same(mine.request, request):
                 # The holder starts something else under this name: what waited for it has no lab left to become.
                 why = "Another lab was started instead."
@@ -86,8 +109,7 @@ class Requests(Tickets, Journal):
             )  # fmt: skip
             _insert(connection, lease, waited=(now - mine.created).total_seconds() if mine else 0.0)
             if mine:
-                starting = {"state": TicketState.STARTING.value, "lease": lease.id, "claim_until": None}
-                connection.execute(tickets.update().where(tickets.c.id == mine.id).values(**starting))
+                connection.execute(_TICKET_STARTS, {"of_ticket": mine.id, "lease": lease.id})
             write_event(connection, now, holder.user, "lease.acquired", lease=lease)
         return lease
 
@@ -146,8 +168,8 @@ class Requests(Tickets, Journal):
 
     def _end_unusable(self, connection: sa.Connection, ticket: Ticket, usable: Sequence[Gpu], now: datetime) -> bool:
         """End a claim on GPUs that went out of circulation; the ticket did nothing wrong and waits on in its place."""
-        claim = active(connection, leases.c.id == ticket.lease)
-        if claim and set(claim[0].gpus) <= {gpu.uuid for gpu in usable}:
+        claim = one(connection, ticket.lease)
+        if claim and claim.state is LeaseState.CLAIMED and set(claim.gpus) <= {gpu.uuid for gpu in usable}:
             return False
         why = "a GPU of the claim went out of circulation"
         release(connection, ticket.lease, now, why, self.half_life, blameless=True)
@@ -159,17 +181,11 @@ class Requests(Tickets, Journal):
         grant = admit(
             ticket.request, ticket.holder, Standing(others, standing.tickets, standing.gpu_seconds, standing.maintenance)
         )
-        (claim,) = active(connection, leases.c.id == ticket.lease)
+        claim = next(lease for lease in standing.leases if lease.id == ticket.lease)
         ends = _ends(grant, claim.gpus, now)
-        connection.execute(
-            leases.update()
-            .where(leases.c.id == claim.id)
-            .values(state=LeaseState.STARTING.value, in_flight=True, created=naive(now), ends=naive(ends) if ends else None)
-        )
-        connection.execute(
-            tickets.update().where(tickets.c.id == ticket.id).values(state=TicketState.STARTING.value, claim_until=None)
-        )
-        (lease,) = active(connection, leases.c.id == claim.id)
+        lease = dataclasses.replace(claim, state=LeaseState.STARTING, in_flight=True, created=now, ends=ends)
+        connection.execute(_START, {"of_lease": claim.id, "created": naive(now), "ends": naive(ends) if ends else None})
+        connection.execute(_TICKET_STARTS, {"of_ticket": ticket.id, "lease": lease.id})
         write_event(connection, now, ticket.holder.user, "lease.acquired", lease=lease)
         return lease
 
@@ -179,11 +195,13 @@ class Requests(Tickets, Journal):
         request = grant.request
         ticket = Ticket(ticket_id, holder, request, grant.groups, grant.priority, now)
         connection.execute(
-            tickets.insert().values(
-                id=ticket_id, user=holder.user, server=holder.server, profile=request.profile, gpus=request.gpus,
-                models=stored(request.gpu_models), memory_mib=request.gpu_memory_mib, sharing=request.sharing,
-                groups=stored(grant.groups), priority=grant.priority, created=naive(now), state=TicketState.WAITING.value,
-            )
+            _TICKET,
+            {
+                "id": ticket_id, "user": holder.user, "server": holder.server, "profile": request.profile, "gpus": request.gpus,
+                "models": stored(request.gpu_models), "memory_mib": request.gpu_memory_mib, "sharing": request.sharing,
+                "groups": stored(grant.groups), "priority": grant.priority, "created": naive(now),
+                "state": TicketState.WAITING.value,
+            },
         )  # fmt: skip
         write_event(
             connection, now, holder.user, "ticket.made", user=holder.user, server=holder.server, subject=ticket_id,
@@ -192,8 +210,8 @@ class Requests(Tickets, Journal):
         return ticket
 
 
-def _of(holder: Holder) -> tuple[sa.ColumnElement[bool], ...]:
-    return (tickets.c.user == holder.user, tickets.c.server == holder.server)
+def _at(theirs: Iterable[Ticket], holder: Holder) -> Ticket | None:
+    return next((ticket for ticket in theirs if ticket.holder == holder), None)
 
 
 def _same(first: GpuRequest, second: GpuRequest) -> bool:
@@ -215,10 +233,12 @@ def _pick(
     # Whose turn it is, the line says within a second. Only a request for GPUs that nobody waits for goes past it.
     if not _others_wait(connection, request, usable, mine):
         try:
-            return choose(request, usable, active(connection))
+            # What is taken is all that the choice needs; who holds it, only a refusal tells.
+            held = Lease("", Holder(""), "", taken(connection), LeaseState.BOUND, datetime.min)
+            return choose(request, usable, (held,))
         except NoGpuFree:
             if not wait:
-                raise
+                return choose(request, usable, active(connection))
     # What not even the whole lab could give is refused here: nobody is to wait for it.
     choose(request, gpus, ())
     if not wait:
@@ -233,17 +253,18 @@ def _pick(
 
 
 def _others_wait(connection: sa.Connection, request: GpuRequest, usable: Sequence[Gpu], mine: Ticket | None) -> bool:
-    columns = (tickets.c.models, tickets.c.sharing, tickets.c.memory_mib)
-    waiting = sa.select(*columns).where(tickets.c.state == TicketState.WAITING.value).distinct()
-    if mine:
-        waiting = waiting.where(tickets.c.id != mine.id)
-    theirs = [
-        GpuRequest("", 1, words(kind.models), kind.memory_mib, kind.sharing or "exclusive")
-        for kind in connection.execute(waiting)
-    ]
-    return bool(theirs) and any(
-        sharing.suits(gpu, request) and any(sharing.suits(gpu, other) for other in theirs) for gpu in usable
+    return any(
+        any(sharing.suits(gpu, request) and sharing.suits(gpu, other) for gpu in usable)
+        for other in _waited_for(connection, request.sharing, mine)
     )
+
+
+def _waited_for(connection: sa.Connection, kind: str, mine: Ticket | None) -> Iterator[GpuRequest]:
+    values = {"sharing": kind, "but": mine.id if mine else ""}
+    found = connection.execute(_FIRST_KIND, values).first()
+    while found is not None:
+        yield GpuRequest("", 1, words(found.models), found.memory_mib, kind)
+        found = connection.execute(_NEXT_KIND, {**values, "last": found.models}).first()
 
 
 def _ends(grant: Grant, gpus: Sequence[str], now: datetime) -> datetime | None:
@@ -252,16 +273,17 @@ def _ends(grant: Grant, gpus: Sequence[str], now: datetime) -> datetime | None:
 
 def _insert(connection: sa.Connection, lease: Lease, waited: float = 0.0) -> None:
     connection.execute(
-        leases.insert().values(
-            id=lease.id, user=lease.holder.user, server=lease.holder.server, profile=lease.profile, state=lease.state.value,
-            container="", in_flight=lease.in_flight, created=naive(lease.created), release_reason="",
-            ends=naive(lease.ends) if lease.ends else None, gpus=len(lease.gpus), groups=stored(lease.groups),
-            ticket=lease.ticket, priority=lease.priority, waited=waited,
-        )
+        _LEASE,
+        {
+            "id": lease.id, "user": lease.holder.user, "server": lease.holder.server, "profile": lease.profile,
+            "state": lease.state.value, "container": "", "in_flight": lease.in_flight, "created": naive(lease.created),
+            "release_reason": "", "ends": naive(lease.ends) if lease.ends else None, "gpus": len(lease.gpus),
+            "groups": stored(lease.groups), "ticket": lease.ticket, "priority": lease.priority, "waited": waited,
+        },
     )  # fmt: skip
     if lease.gpus:
         connection.execute(
-            lease_gpus.insert(),
+            _UNIT,
             [
                 {"lease_id": lease.id, "uuid": uuid, "position": position, "active": True}
                 for position, uuid in enumerate(lease.gpus)

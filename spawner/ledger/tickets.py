@@ -11,9 +11,12 @@ import sqlalchemy as sa
 
 from spawner.ledger.journal import write_event
 from spawner.ledger.leases import Leases, release
-from spawner.ledger.tables import LIVE_TICKETS, naive, ticket_of, tickets
+from spawner.ledger.tables import IN_LINE, naive, ticket_of, tickets
 from spawner.model import Holder
 from spawner.records import Ticket, TicketState
+
+_IN_LINE = sa.select(tickets).where(IN_LINE).order_by(tickets.c.created, tickets.c.id)
+_IN_LINE_OF_USER = _IN_LINE.where(tickets.c.user == sa.bindparam("user"))
 
 
 class Tickets(Leases):
@@ -27,12 +30,12 @@ class Tickets(Leases):
     def tickets_of(self, user: str) -> tuple[Ticket, ...]:
         """A person's tickets that still count, oldest first."""
         with self._transaction(write=False) as connection:
-            return live_tickets(connection, tickets.c.user == user)
+            return live_tickets_of(connection, user)
 
     def anybody_waits(self) -> bool:
         """Whether a ticket still counts; cheap to ask."""
         with self._transaction(write=False) as connection:
-            found = connection.execute(sa.select(tickets.c.id).where(tickets.c.state.in_(LIVE_TICKETS)).limit(1))
+            found = connection.execute(sa.select(tickets.c.id).where(IN_LINE).limit(1))
             return found.first() is not None
 
     def ticket(self, ticket_id: str) -> Ticket | None:
@@ -89,10 +92,12 @@ class Tickets(Leases):
 
 def live_tickets(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> tuple[Ticket, ...]:
     """Tickets that still count and meet the conditions, oldest first, inside a transaction."""
-    rows = connection.execute(
-        sa.select(tickets).where(tickets.c.state.in_(LIVE_TICKETS), *where).order_by(tickets.c.created, tickets.c.id)
-    )
-    return tuple(ticket_of(row) for row in rows)
+    return tuple(ticket_of(row) for row in connection.execute(_IN_LINE.where(*where) if where else _IN_LINE))
+
+
+def live_tickets_of(connection: sa.Connection, user: str) -> tuple[Ticket, ...]:
+    """A person's tickets that still count, oldest first, inside a transaction."""
+    return tuple(ticket_of(row) for row in connection.execute(_IN_LINE_OF_USER, {"user": user}))
 
 
 def cancel(
