@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import spawner
-from spawner import auth, datasets, doctor, errors, labfile, model, probe, schema, schema_rules
+from spawner import auth, datasets, doctor, errors, labfile, model, probe, records, schema, schema_rules
 from spawner.cli import build_parser
 from spawner.commands import token
 from spawner.services import settler
@@ -390,6 +390,11 @@ def test_architecture_names_the_floors_of_the_house():
 def test_architecture_names_the_states_of_a_lease():
     told = [row["state"].strip("*") for row in rows("docs/architecture.md", "state", "meaning")]
     assert told == [state.value for state in model.LeaseState]
+
+
+def test_architecture_names_the_states_of_a_ticket():
+    told = [row["ticket"].strip("*") for row in rows("docs/architecture.md", "ticket", "meaning")]
+    assert told == [state.value for state in records.TicketState]
 
 
 def test_architecture_is_a_picture_with_words():

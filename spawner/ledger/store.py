@@ -54,7 +54,11 @@ class Store:
             sa.event.listen(engine, "connect", _sqlite_connect)
             sa.event.listen(engine, "begin", _sqlite_begin)
         store = cls(engine)
-        store._prepare()
+        try:
+            store._prepare()
+        except BaseException:
+            engine.dispose()
+            raise
         return store
 
     def close(self) -> None:
