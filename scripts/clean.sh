@@ -16,7 +16,7 @@ remove_docker_objects() {
 }
 
 remove_files() {
-  rm -rf .venv .proxy build gpulab.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis "$LAB/cache"
+  rm -rf .venv .proxy .browser build gpulab.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis "$LAB/cache"
   find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
   [ "${1:-}" != all ] || rm -rf "$LAB"
 }

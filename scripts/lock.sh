@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Owns the refresh of every lock: host packages, lab image variants, proxy. Never installs or builds anything.
+# Owns the refresh of every lock: host packages, lab image variants, proxy, browser tests. Never installs or builds anything.
 #
 # Locks carry hashes and no addresses: the same lock works behind every mirror. uv does not read pip's configuration,
 # so what pip was told about addresses is told to uv in its own words.
@@ -37,7 +37,9 @@ fi
 compile images/pytorch/cpu.lock "${image[@]}" "${torch[@]}" images/pytorch/cpu.in
 compile images/pytorch/cuda.lock "${image[@]}" images/pytorch/cuda.in
 
-say "    requirements/proxy/package-lock.json"
-(cd requirements/proxy && rm -f package-lock.json &&
-  npm_with_host_settings install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --silent) ||
-  die "requirements/proxy could not be resolved: make npm's registry reachable, then run 'make lock' again."
+for folder in proxy browser; do
+  say "    requirements/$folder/package-lock.json"
+  (cd "requirements/$folder" && rm -f package-lock.json &&
+    npm_with_host_settings install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --silent) ||
+    die "requirements/$folder could not be resolved: make npm's registry reachable, then run 'make lock' again."
+done

@@ -5,6 +5,7 @@
 #        scripts/setup.sh venv     only the packages the hub needs
 #        scripts/setup.sh dev      only the packages, with those for tests and lint
 #        scripts/setup.sh proxy | image | data
+#        scripts/setup.sh browser  what only the browser tests need
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/node.sh"
 
@@ -45,14 +46,31 @@ ensure_venv() {
   printf '%s %s\n' "$kind" "$(wanted_stamp "$kind" "$python")" >"$STAMP"
 }
 
-ensure_proxy() {
-  local folder=$ROOT/.proxy lock=requirements/proxy/package-lock.json wanted
-  wanted=$({ printf '%s\n' "$ROOT"; cat "$lock"; } | sha256sum | cut -c1-16)
-  [ "$(cat "$folder/.gpulab" 2>/dev/null || true)" != "$wanted" ] || return 0
+npm_stamp() { { printf '%s\n' "$ROOT"; cat "requirements/$1/package-lock.json"; } | sha256sum | cut -c1-16; }
+
+# What requirements/NAME pins, into .NAME; whoever calls writes the stamp once all is in place.
+install_from_npm() {
+  local name=$1 folder=$ROOT/.$1
   rm -rf "$folder"
   mkdir -p "$folder"
-  cp requirements/proxy/package.json "$lock" "$folder/"
-  quietly proxy.log npm_with_host_settings ci --prefix "$folder" --ignore-scripts --omit=dev --no-audit --no-fund ||
+  cp "requirements/$name/package.json" "requirements/$name/package-lock.json" "$folder/"
+  quietly "$name.log" npm_with_host_settings ci --prefix "$folder" --ignore-scripts --omit=dev --no-audit --no-fund
+}
+
+ensure_browser() {
+  local folder=$ROOT/.browser wanted
+  wanted=$(npm_stamp browser)
+  [ "$(cat "$folder/.gpulab" 2>/dev/null || true)" != "$wanted" ] || return 0
+  install_from_npm browser ||
+    die "axe-core could not be installed (log: $LOGS/browser.log): make npm's registry reachable, then run this command again."
+  printf '%s\n' "$wanted" >"$folder/.gpulab"
+}
+
+ensure_proxy() {
+  local folder=$ROOT/.proxy wanted
+  wanted=$(npm_stamp proxy)
+  [ "$(cat "$folder/.gpulab" 2>/dev/null || true)" != "$wanted" ] || return 0
+  install_from_npm proxy ||
     die "configurable-http-proxy could not be installed (log: $LOGS/proxy.log): make npm's registry reachable, then run this command again."
   # Its own start line says `env node`, which would be whatever the PATH has; this one is the Node.js it was made for.
   local command=$folder/node_modules/.bin/configurable-http-proxy
@@ -102,6 +120,7 @@ case ${1:-all} in
   venv) step "Python packages (.venv)" ensure_venv hub ;;
   dev) step "Python packages for tests and lint (.venv)" ensure_venv dev ;;
   proxy) step "Proxy (.proxy)" ensure_proxy ;;
+  browser) step "Axe for the browser tests (.browser)" ensure_browser ;;
   image)
     step "Python packages (.venv)" ensure_venv hub
     step "Docker engine" scripts/engine.sh
@@ -111,5 +130,5 @@ case ${1:-all} in
     step "Python packages (.venv)" ensure_venv hub
     step "Default data set" ensure_data
     ;;
-  *) die "scripts/setup.sh knows 'venv', 'dev', 'proxy', 'image' and 'data', not '$1'." ;;
+  *) die "scripts/setup.sh knows 'venv', 'dev', 'proxy', 'browser', 'image' and 'data', not '$1'." ;;
 esac

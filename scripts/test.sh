@@ -10,5 +10,6 @@ done
 
 step "System packages of the tests" scripts/test-deps.sh
 step "Packages for tests (.venv)" scripts/setup.sh dev
+scripts/setup.sh browser
 scripts/setup.sh
 exec "$VENV/bin/python" -m pytest -p no:cacheprovider --durations=15 "${suites[@]}"

@@ -22,7 +22,7 @@ from spawner.engine import Engine
 from spawner.errors import EngineUnknown, LabError
 from spawner.gpu_spawner import GpuSpawner
 from spawner.model import Holder, LabConfig
-from spawner.pages import line_handlers, usage_handlers
+from spawner.pages import board_routes, line_handlers, usage_handlers
 from spawner.runtime import open_lab
 
 POLL_SECONDS = 10
@@ -142,7 +142,7 @@ def _hub(c: Any, config: LabConfig, file: str, gateway: str) -> None:
         space_guard.FORGET: functools.partial(_forget_ticket, file),
         line_handlers.LAB_FILE: file,
     }
-    c.JupyterHub.extra_handlers = [*line_handlers.HANDLERS, *usage_handlers.HANDLERS]
+    c.JupyterHub.extra_handlers = [*line_handlers.HANDLERS, *usage_handlers.HANDLERS, *board_routes.ROUTES]
 
 
 def _proxy(c: Any, config: LabConfig) -> None:

@@ -6,14 +6,16 @@ transaction) and draws no HTML itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from spawner import profiles, sharing
 from spawner.errors import LabError, NoGpuFree, Queued
 from spawner.model import EngineFacts, Gpu, GpuRequest, Holder, LabConfig, Lease, LeaseState, Profile
-from spawner.pages import forms, line_state, views
+from spawner.pages import board, forms, line_state, views
+from spawner.pages.board_views import ProfileWait
+from spawner.pages.viewer import Viewer
 from spawner.records import Ticket
 from spawner.runtime import Lab
 
@@ -25,6 +27,7 @@ class Snapshot:
     Attributes:
         facts: what the engine said; None when it did not answer.
         problem: one sentence for the person when a part did not answer.
+        waits: profile → what a start with it would wait now.
     """
 
     gpus: tuple[Gpu, ...]
@@ -32,6 +35,7 @@ class Snapshot:
     facts: EngineFacts | None
     problem: str
     now: datetime
+    waits: Mapping[str, ProfileWait] = field(default_factory=dict)
 
 
 def gather(lab: Lab) -> Snapshot:
@@ -40,18 +44,21 @@ def gather(lab: Lab) -> Snapshot:
     leases: tuple[Lease, ...] = ()
     facts = None
     problem = ""
+    waits: Mapping[str, ProfileWait] = {}
+    now = lab.clock()
     try:
         gpus, leases = lab.units(), lab.ledger.active()
+        waits = {wait.key: wait for wait in board.look_at_line(lab, gpus, now).waits}
         facts = lab.engine.facts()
     except LabError as error:
         problem = error.message
-    return Snapshot(gpus, leases, facts, problem, lab.clock())
+    return Snapshot(gpus, leases, facts, problem, now, waits)
 
 
 def form(data: Snapshot, holder: Holder, config: LabConfig, selected: str = "") -> str:
     """The spawn form of a person, as HTML."""
     cards = tuple(_card(profile, data) for profile in config.profiles.values())
-    summary = views.GpuSummary(_gpu_views(data.gpus, data.leases), data.problem)
+    summary = views.GpuSummary(_gpu_views(data.gpus, data.leases, _names(config, holder)), data.problem)
     return forms.profile_form(views.SpawnFormView(cards, summary, data.now, holder.user, selected))
 
 
@@ -64,7 +71,7 @@ def no_gpu_free(error: NoGpuFree, request: GpuRequest, data: Snapshot, holder: H
         return error.message, error_html(error)
     view = views.NoGpuFreeView(
         wanted=error.wanted,
-        gpus=_gpu_views(_suitable(data.gpus, request), data.leases),
+        gpus=_gpu_views(_suitable(data.gpus, request), data.leases, _names(config, holder)),
         now=data.now,
         viewer=holder.user,
         alternatives=tuple(_alternatives(data, config, error.wanted)),
@@ -94,7 +101,7 @@ def lab_view(lease: Lease, gpus: Iterable[Gpu], config: LabConfig) -> views.LabV
     """A running lab on its owner's home page."""
     profile = config.profiles.get(lease.profile)
     leased = [gpu for gpu in gpus if gpu.uuid in lease.gpus]
-    return views.LabView(profile.title if profile else lease.profile, _gpu_views(leased, ()))
+    return views.LabView(profile.title if profile else lease.profile, _gpu_views(leased, (), Viewer()))
 
 
 def lease_words(lease: Lease) -> str:
@@ -116,15 +123,11 @@ def _card(profile: Profile, data: Snapshot) -> views.ProfileCard:
         cpus=profile.cpus,
         memory=profile.memory,
         shm=profile.shm,
-        free=_free(data, profile.request()),
+        free=data.waits[profile.key].free if profile.key in data.waits else 0,
         gpu_models=profile.gpu_models,
         unavailable=unavailable,
+        wait=data.waits[profile.key].wait if profile.key in data.waits and not unavailable else "",
     )
-
-
-def _free(data: Snapshot, request: GpuRequest) -> int:
-    taken = [uuid for lease in data.leases for uuid in lease.gpus]
-    return len(sharing.distinct(gpu for gpu in sharing.free(data.gpus, taken) if sharing.suits(gpu, request)))
 
 
 def _suitable(gpus: Iterable[Gpu], request: GpuRequest) -> tuple[Gpu, ...]:
@@ -138,21 +141,29 @@ def _alternatives(data: Snapshot, config: LabConfig, wanted: int) -> Iterable[vi
         yield views.Alternative(profile.key, profile.title, profile.gpus)
 
 
-def _gpu_views(gpus: Iterable[Gpu], leases: Iterable[Lease]) -> tuple[views.GpuView, ...]:
+def _names(config: LabConfig, holder: Holder) -> Viewer:
+    # The same rule as on the board.
+    return Viewer(holder.user, names=config.board.names_for_everyone)
+
+
+def _gpu_views(gpus: Iterable[Gpu], leases: Iterable[Lease], viewer: Viewer) -> tuple[views.GpuView, ...]:
     held = {uuid: lease for lease in leases for uuid in lease.gpus}
-    ordered = sorted(gpus, key=lambda gpu: (gpu.node, gpu.index))
-    nodes = {gpu.node for gpu in ordered}
+    ordered = sorted(gpus, key=lambda gpu: (gpu.node, gpu.index, gpu.uuid))
+    labels = board.labels(ordered)
     return tuple(
         views.GpuView(
-            label=f"GPU {gpu.index}" if len(nodes) == 1 else f"{gpu.node} GPU {gpu.index}",
+            label=labels[gpu.uuid],
             model=gpu.model,
             memory_mib=gpu.memory_mib,
             simulated=gpu.simulated,
-            holder=_holder_view(held[gpu.uuid]) if gpu.uuid in held else None,
+            holder=_holder_view(held[gpu.uuid], viewer) if gpu.uuid in held else None,
+            unit=gpu.uuid,
+            note=sharing.NOT_ISOLATED if gpu.seats else "",
         )
         for gpu in ordered
     )
 
 
-def _holder_view(lease: Lease) -> views.HolderView:
-    return views.HolderView(lease.holder.user, lease.holder.server, lease.created, ending=lease.state is LeaseState.DRAINING)
+def _holder_view(lease: Lease, viewer: Viewer) -> views.HolderView:
+    who = lease.holder if viewer.may_see(lease.holder) else Holder("")
+    return views.HolderView(who.user, who.server, lease.created, ending=lease.state is LeaseState.DRAINING)

@@ -60,7 +60,7 @@ OWNERS = {
     "dockerspawner": {"gpu_spawner"},
     "oauthenticator": {"auth"},
     "pydantic": {"schema", "schema_rules", "labfile"},
-    "yaml": {"labfile"},
+    "yaml": {"labfile", "pages"},
     "jinja2": {"pages"},
     "prometheus_client": {"metrics"},
     "tornado": {"auth", "pages", "services"},

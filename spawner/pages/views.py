@@ -19,7 +19,7 @@ class HolderView:
     """Who holds a GPU.
 
     Attributes:
-        user: name of the person.
+        user: name of the person; '' where the reader may not know it.
         server: name of the lab; '' is the default one.
         since: aware moment when the lease was made; None when it is not known.
         ending: the lab is stopping, so the GPU is about to become free.
@@ -32,6 +32,8 @@ class HolderView:
 
     def who(self, viewer: str = "") -> str:
         """The holder as a person says it, for a reader named `viewer`."""
+        if not self.user:
+            return "another person"
         name = "you" if self.user == viewer else self.user
         return f"{name} (lab “{self.server}”)" if self.server else f"{name} (default lab)"
 
@@ -59,6 +61,8 @@ class GpuView:
         memory_mib: memory in MiB.
         simulated: declared in lab.yaml, no device behind it.
         holder: who holds it; None when it is free.
+        unit: its name in leases, for the script that keeps the numbers fresh.
+        note: what a person must know before they use it; may be empty.
     """
 
     label: str
@@ -66,6 +70,8 @@ class GpuView:
     memory_mib: int
     simulated: bool = False
     holder: HolderView | None = None
+    unit: str = ""
+    note: str = ""
 
     @property
     def memory(self) -> str:
@@ -118,6 +124,7 @@ class ProfileCard:
         free: GPUs that would do and are free right now.
         gpu_models: models that will do; empty means any.
         unavailable: why this host cannot give the profile, whoever asks; '' when it can.
+        wait: when its turn would come, in a sentence; '' where it needs no GPU or nothing is known of the line.
     """
 
     key: str
@@ -130,6 +137,7 @@ class ProfileCard:
     free: int = 0
     gpu_models: tuple[str, ...] = ()
     unavailable: str = ""
+    wait: str = ""
 
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:

@@ -34,6 +34,7 @@ FLAGS = [
     "--disable-quic",
 ]
 WRITE_SCREENSHOTS = os.environ.get("GPULAB_WRITE_SCREENSHOTS") == "1"
+AXE = REPO / ".browser" / "node_modules" / "axe-core" / "axe.min.js"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -80,6 +81,17 @@ class Visitor:
         self.open(path)
         self.page.locator(f"input[name=profile][value={profile}]").check()
         self.page.get_by_role("button", name="Start", exact=True).click()
+
+    def assert_accessible(self) -> None:
+        """axe finds nothing on the page as it is now: WCAG 2.2 A and AA, and its good practices."""
+        assert AXE.exists(), f"{AXE} is missing; run `scripts/setup.sh browser`"
+        # Evaluated by the debugger and not as an element of the page, which the Content-Security-Policy would forbid.
+        self.page.evaluate(AXE.read_text("utf-8"))
+        # Without `preload` it does not fetch the stylesheets again, and what they import.
+        found = self.page.evaluate("() => axe.run(document, { preload: false })")
+        told = [f"{v['id']}: {v['help']}: {[node['html'][:200] for node in v['nodes']]}" for v in found["violations"]]
+        assert not told, f"{self.page.url}\n" + "\n".join(told)
+        assert len(found["passes"]) > 10, "axe has looked at next to nothing"
 
     def shoot(self, name: str, **options: Any) -> None:
         """Keep a picture of the window."""

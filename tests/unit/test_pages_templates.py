@@ -66,7 +66,7 @@ def test_names_stay_text_on_pages(name: str):
 
 
 # Pages that JupyterHub has none of.
-OWN_PAGES = {"line.html", "usage.html", "audit.html"}
+OWN_PAGES = {"line.html", "gpus.html", "usage.html", "audit.html"}
 
 
 @pytest.mark.parametrize("name", sorted({path.name for path in forms.TEMPLATES.glob("*.html")} - {"404.html"} - OWN_PAGES))

@@ -79,7 +79,9 @@
   window.gpulab = {
     async api(method, path, body) {
       const url = `${window.jhdata.base_url}api/${path.map(encodeURIComponent).join("/")}?_xsrf=${window.jhdata.xsrf_token}`;
-      const answer = await patiently(url, { method, body: body && JSON.stringify(body), cache: "no-store" });
+      // JupyterHub takes a body from a page only where it says that it is JSON.
+      const content = body ? { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } } : {};
+      const answer = await patiently(url, { method, ...content, cache: "no-store" });
       const text = await answer.text();
       let data = null;
       try {
