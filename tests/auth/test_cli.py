@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 from spawner import cli
 from spawner.auth import MAX_TOKEN_SECONDS
-from spawner.commands import gpus
+from spawner.commands import audit, gpus
 from spawner.commands.token import parse_duration, parse_name
 from spawner.errors import LabError, RequestError
 from spawner.hub_api import HubApi
 from spawner.ledger import Ledger
 from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
-from spawner.records import Grant
+from spawner.placement import packed
+from spawner.records import Event, Grant
 from tests.auth.conftest import AuthHub, Browser
 from tests.support.hub import REPO, free_ports
 
@@ -367,6 +368,106 @@ def test_gpus_of_a_broken_ledger_is_a_sentence(gpulab: Run, lab_file: Path) -> N
     code, out, err = gpulab("--config", str(lab_file), "gpus")
     assert (code, out) == (1, "")
     assert "ledger" in err
+
+
+# --- usage, audit, queue ----
+
+
+@pytest.fixture
+def ledger(lab_file: Path) -> Iterator[Ledger]:
+    """The ledger of a lab in which ana held both GPUs for an hour, and bo waits for one that cem holds."""
+    opened = Ledger.open(f"sqlite:///{lab_file.parent / '.lab' / 'state' / 'ledger.sqlite'}")
+    uuids = tuple(gpu["uuid"] for gpu in yaml.safe_load(lab_file.read_text())["gpus"]["simulated"])
+    units = [Gpu(uuid, "node", number, "Simulated", 24_000, simulated=True) for number, uuid in enumerate(uuids)]
+    now = datetime.now(timezone.utc)
+
+    def acquire(number: int, user: str, count: int, at: datetime) -> None:
+        opened.acquire(
+            GpuRequest(f"gpu-{count}", count), Holder(user), units, lease_id=f"{number:032x}", now=at,
+            admit=lambda request, *_: Grant(request, groups=("vision",) if user == "ana" else ()), choose=packed,
+        )  # fmt: skip
+
+    acquire(1, "ana", 2, now - timedelta(hours=3))
+    opened.release(f"{1:032x}", now - timedelta(hours=2), "done")
+    acquire(2, "cem", 2, now - timedelta(hours=1))
+    acquire(3, "bo", 1, now - timedelta(minutes=10))
+    yield opened
+    opened.close()
+
+
+def test_usage_is_a_table_csv_or_json(gpulab: Run, lab_file: Path, ledger: Ledger) -> None:
+    config = ("--config", str(lab_file), "usage")
+    code, out, err = gpulab(*config)
+    assert (code, err) == (0, "")
+    lines = {line.split()[0]: line.split() for line in out.splitlines()[2:] if line}
+    assert lines["ana"][1] == lines["cem"][1] == "2.0"
+    assert (lines["total"][1], lines["bo"][-3:-1]) == ("4.0", ["1", "(10m)"])
+    rows = json.loads(gpulab(*config, "--json")[1])["rows"]
+    assert {row["key"]: round(row["gpu_hours"], 1) for row in rows} == {"ana": 2, "cem": 2, "bo": 0}
+    assert gpulab(*config, "--csv", "--by", "group")[1].splitlines()[0].startswith("group,gpu_hours,idle_gpu_hours")
+    assert "(no group)" in gpulab(*config, "--by", "group")[1]
+    assert "ana" not in gpulab(*config, "--since", "90m")[1]
+    assert "cem" not in gpulab(*config, "--until", "90m")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("usage", "--since", "long ago"), "is not a time"),
+        (("usage", "--until", "8d"), "ends before it begins"),
+        (("audit", "--since", "\x1b[2J"), "is not a time"),
+    ],
+)
+def test_a_period_that_cannot_be_read_is_a_sentence(gpulab: Run, lab_file: Path, words: tuple[str, ...], sentence: str) -> None:
+    code, out, err = gpulab("--config", str(lab_file), *words)
+    assert (code, out) == (1, "")
+    assert sentence in err
+    assert "\x1b" not in err
+
+
+def test_audit_says_who_had_which_gpu_when(gpulab: Run, lab_file: Path, ledger: Ledger) -> None:
+    code, out, _ = gpulab("--config", str(lab_file), "audit")
+    assert code == 0
+    what = [line.split()[3] for line in out.splitlines()[1:]]
+    assert what == ["lease.acquired", "lease.released", "lease.acquired", "ticket.made"], "oldest first"
+    entries = [json.loads(line) for line in gpulab("--config", str(lab_file), "audit", "--user", "ana", "--json")[1].splitlines()]
+    assert {entry["user"] for entry in entries} == {"ana"}
+    assert len(entries[0]["gpus"]) == 2
+    held = entries[0]["gpus"][0]
+    assert gpulab("--config", str(lab_file), "audit", "--gpu", held)[1].count("lease.acquired") == 2
+    assert gpulab("--config", str(lab_file), "audit", "--gpu", "GPU-none")[1] == "Nothing happened in that time.\n"
+
+
+def test_audit_shows_nothing_that_steers_a_terminal(gpulab: Run, lab_file: Path, ledger: Ledger) -> None:
+    detail = {"why": "\x1b[2J\nlease.acquired of somebody else"}
+    ledger.record(Event(datetime.now(timezone.utc), "root", "lease.draining", "ana", detail=detail))
+    _, out, _ = gpulab("--config", str(lab_file), "audit")
+    assert "\x1b" not in out
+    assert r"\x1b[2J\nlease.acquired of somebody else" in out.splitlines()[-1]
+
+
+def test_audit_prints_more_than_one_page(gpulab: Run, lab_file: Path, ledger: Ledger) -> None:
+    for number in range(12):
+        ledger.record(Event(datetime.now(timezone.utc), "root", "gpu.returned", subject=str(number)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "PAGE", 5)
+        _, out, _ = gpulab("--config", str(lab_file), "audit", "--json")
+    assert [json.loads(line)["number"] for line in out.splitlines()] == list(range(1, 17))
+
+
+def test_queue_shows_the_line_and_why_it_stands_so(gpulab: Run, lab_file: Path, ledger: Ledger) -> None:
+    code, out, _ = gpulab("--config", str(lab_file), "queue")
+    assert code == 0
+    assert "bo: It is first in line" in out
+    (place,) = json.loads(gpulab("--config", str(lab_file), "queue", "--json")[1])["queue"]
+    assert (place["position"], place["holder"], place["profile"], place["priority"]) == (1, "bo", "gpu-1", "normal")
+    assert (place["expected"], 590 <= place["waited_seconds"] <= 700) == ("", True)
+
+
+@pytest.mark.parametrize("command", ["usage", "audit", "queue"])
+def test_looking_back_makes_no_ledger(gpulab: Run, lab_file: Path, command: str) -> None:
+    assert gpulab("--config", str(lab_file), command)[0] == 0
+    assert not (lab_file.parent / ".lab").exists()
 
 
 # --- data get ----
