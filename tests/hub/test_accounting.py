@@ -13,6 +13,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.hub.test_board import checked
 from tests.support.hub import GPU_A, GPU_B, HubProcess
 from tests.support.web import Browser
 
@@ -37,7 +38,7 @@ def value(samples: Samples, name: str, **labels: str) -> float | None:
 def usage(hub: HubProcess, token: str, **query: str) -> dict[str, Any]:
     answer = hub.api("GET", "/gpus/usage", token, params=query)
     assert answer.ok, answer.text
-    found: dict[str, Any] = answer.json()
+    found: dict[str, Any] = checked(answer, "GET", "/gpus/usage")
     return found
 
 
@@ -122,7 +123,7 @@ def test_a_question_that_cannot_be_answered_says_the_rule(used: HubProcess, quer
 def test_journal_over_rest_pages_and_is_for_admins(used: HubProcess):
     hub, root = used, used.token("root", admin=True)
     assert hub.api("GET", "/gpus/audit", hub.token("ana")).status_code == 403
-    everything = hub.api("GET", "/gpus/audit", root).json()
+    everything = checked(hub.api("GET", "/gpus/audit", root), "GET", "/gpus/audit")
     assert everything["next"] is None
     numbers, before = [], 0
     while before is not None:

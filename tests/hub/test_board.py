@@ -20,6 +20,7 @@ import yaml
 
 from spawner.ledger import Ledger
 from spawner.model import Holder
+from spawner.pages import usage_handlers
 from spawner.pages.board_routes import ROUTES
 from spawner.pages.line_handlers import HANDLERS
 from tests.support.hub import GPU_A, GPU_B, REPO, HubProcess
@@ -143,7 +144,7 @@ def act(hub: HubProcess, token: str, method: str, path: str, body: Any = None, s
 
 def test_description_has_every_address_and_method_and_no_other():
     served = set()
-    for path, handler in [*ROUTES, *HANDLERS]:
+    for path, handler in [*ROUTES, *HANDLERS, *usage_handlers.HANDLERS]:
         if not path.startswith("/api"):
             continue
         plain = path.replace(r"\.", ".").replace("([0-9a-f]{32})", "{id}").replace("([^/]+)", "{subject}")
