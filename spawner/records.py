@@ -138,9 +138,27 @@ class GpuProcess:
     memory_mib: int | None
 
 
+class Closeness(enum.IntEnum):
+    """How near two GPUs of a node are; more is nearer, and each further NVLink between them counts one more."""
+
+    ACROSS = 0
+    PROCESSOR = 1
+    BRIDGE = 2
+    SWITCHES = 3
+    SWITCH = 4
+    NVLINK = 5
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something wrong with a GPU. `kind` is one of xid, ecc, remap, lost, nvml; `detail` is for a person; `code` an Xid or 0."""
+    """Something wrong with a GPU.
+
+    Attributes:
+        kind: one of xid, ecc, remap, lost, nvml.
+        detail: one sentence for a person.
+        code: xid: its number; ecc: how many errors; remap: 1 where a reset mends it, 2 where nothing does; lost and nvml:
+            NVML's error.
+    """
 
     kind: str
     detail: str
