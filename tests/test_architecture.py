@@ -16,7 +16,7 @@ FLOORS: list[set[str]] = [
     {"errors", "grants"},
     {"model"},
     {"records", "schema_rules"},
-    {"decay", "sharing", "usage"},
+    {"decay", "sharing", "usage", "health"},
     {
         "schema",
         "options",
@@ -50,7 +50,7 @@ FLOORS: list[set[str]] = [
     {"cli"},
 ]
 # Inside a package, and between these, siblings may see each other.
-PACKAGES = {"ledger", "pages", "auth", "services", "commands"}
+PACKAGES = {"inventory", "ledger", "pages", "auth", "services", "commands"}
 
 OWNERS = {
     "docker": {"engine"},
@@ -78,6 +78,7 @@ PURE = {
     "placement",
     "decay",
     "sharing",
+    "health",
     "line",
     "expect",
     "metering",

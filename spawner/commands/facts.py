@@ -30,7 +30,7 @@ ENGINE_SECONDS = 10
 HUB_SECONDS = 5.0
 CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 RUNC_CHANGELOG = Path("/usr/share/doc/runc/changelog.Debian.gz")
-_CDI_NAME = re.compile(r"""["']?name["']?\s*:\s*["']?(GPU-[0-9a-f-]{36})""")
+_CDI_NAME = re.compile(r"""["']?name["']?\s*:\s*["']?((?:GPU|MIG)-[0-9a-f-]{36})""")
 _LIMITS = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "CPU"}
 
 

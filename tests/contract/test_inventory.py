@@ -72,7 +72,7 @@ def test_no_gpu_is_an_answer_and_not_an_error(make: Make) -> None:
         pytest.param("GPU-0", id="short"),
         pytest.param(A.upper(), id="capitals"),
         pytest.param(f"{A},{B}", id="two-in-one"),
-        pytest.param("MIG-aaaaaaaa-1111-4222-8333-444444444444", id="slice-of-a-gpu"),
+        pytest.param("MIG-aaaaaaaa-1111-4222-8333-444444444444", id="instance-without-its-card"),
     ],
 )
 def test_a_uuid_without_the_real_form_is_refused_by_name(make: Make, uuid: str) -> None:

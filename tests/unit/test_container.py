@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,18 @@ def test_else_through_the_nvidia_driver_by_uuid():
     assert host_options(spec)["device_requests"] == [
         {"Driver": "nvidia", "DeviceIDs": [make_gpu(2).uuid], "Capabilities": [["gpu"]]}
     ]
+
+
+@pytest.mark.parametrize("cdi", [True, False])
+def test_mig_instances_are_asked_by_their_own_uuid(cdi: bool):
+    uuid = "MIG-cccccccc-1111-4222-8333-444444444444"
+    part = replace(make_gpu(0), uuid=uuid, parent=make_gpu(0).uuid)
+    spec = container.render(
+        shipped_config(), make_profile(), make_lease("ana", (uuid,)), [part], make_facts(cdi=cdi), {}, data_writable=False
+    )
+    assert spec.devices == (DeviceRequest("cdi", (f"nvidia.com/gpu={uuid}",)) if cdi else DeviceRequest("nvidia", (uuid,)))
+    assert spec.env["NVIDIA_VISIBLE_DEVICES"] == uuid
+    assert json.loads(spec.env["GPULAB_GPUS"])[0]["uuid"] == uuid
 
 
 def test_a_cpu_profile_gets_no_device_and_says_void():
