@@ -26,8 +26,8 @@ from spawner.pages import board_routes, line_handlers, usage_handlers
 from spawner.runtime import open_lab
 
 POLL_SECONDS = 10
-# What the Docker library reads to find its engine.
-ENGINE_VARIABLES = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
+# What the Docker library reads to find its engine, and what leads to a driver's library in a folder of its own.
+KEPT_VARIABLES = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "LD_LIBRARY_PATH")
 # The lab's own processes beside the hub, and all that each may do in it.
 SERVICE_SCOPES: dict[str, tuple[str, ...]] = {
     # Speaks to engine and ledger only.
@@ -166,8 +166,8 @@ def _proxy_command() -> str:
 def _services(c: Any, config: LabConfig, file: str, env: Mapping[str, str]) -> None:
     secrets = secrets_folder(config)
     # JupyterHub hands its services a bare environment. A settler that asked another engine than the hub would hear *absent* of
-    # every running lab.
-    engine = {name: env[name] for name in ENGINE_VARIABLES if name in env}
+    # every running lab, and one that saw no driver would take the lab's GPUs for simulated ones.
+    kept = {name: env[name] for name in KEPT_VARIABLES if name in env}
     c.JupyterHub.services = [
         {"name": "gpulab-cli", "api_token": vault.secret(secrets, "cli_token")},
         *(
@@ -175,7 +175,7 @@ def _services(c: Any, config: LabConfig, file: str, env: Mapping[str, str]) -> N
                 "name": f"gpulab-{name}",
                 "api_token": vault.secret(secrets, f"{name}_token"),
                 "command": [sys.executable, "-m", f"spawner.services.{name}", str(Path(file).resolve()), str(os.getpid())],
-                "environment": engine,
+                "environment": kept,
             }
             for name in SERVICE_SCOPES
         ),

@@ -52,7 +52,8 @@ class NvmlInventory:
         if count and not cards:
             raise InventoryError(f"None of the {count} GPUs of {self.node} answers its driver.", ADMIN)
         found = checked(tuple(gpu for units in cards for gpu in units))
-        self._seen.update({gpu.uuid: gpu.parent for gpu in found})
+        # Replaced and never changed in place: several threads may ask at once.
+        self._seen = {**self._seen, **{gpu.uuid: gpu.parent for gpu in found}}
         return found
 
     def samples(self, at: datetime, known: Iterable[str] = ()) -> tuple[GpuSample, ...]:
@@ -65,16 +66,15 @@ class NvmlInventory:
         seen = {**{uuid: "" for uuid in known if uuid.startswith("GPU-")}, **self._seen}
         with session(self._nvml, self.node):
             cards, errors = self._cards()
-            found = {}
+            found, parents = {}, {}
             for card_uuid, card in cards.items():
                 parts = self._parts(card)
                 for uuid, handle in {card_uuid: card}.items() if parts is None else parts.items():
                     found[uuid] = sampling.sample(self._nvml, handle, uuid, at, card)
-                    self._seen[uuid] = "" if parts is None else card_uuid
+                    parents[uuid] = "" if parts is None else card_uuid
         gone = sampling.lost(seen, found, cards, at, ", ".join(dict.fromkeys(str(error) for error in errors)))
         # What an admin took apart is forgotten; what is lost is told until it is back.
-        stays = {*found, *(sample.uuid for sample in gone)}
-        self._seen = {uuid: parent for uuid, parent in self._seen.items() if uuid in stays}
+        self._seen = {**{sample.uuid: seen[sample.uuid] for sample in gone}, **parents}
         return (*found.values(), *gone)
 
     def links(self) -> Mapping[frozenset[str], int]:

@@ -30,6 +30,8 @@ def links(nvml: Any, handles: Mapping[str, Any]) -> dict[frozenset[str], int]:
         direct = min(ends[one].count(buses[other]), ends[other].count(buses[one])) if buses[one] and buses[other] else 0
         # Links that end at a switch reach every GPU on it.
         count = direct or min(ends[one].count(_SWITCH), ends[other].count(_SWITCH))
+        if not count and "" in ends[one] and "" in ends[other]:
+            count = _speaks_nvlink(nvml, handles[one], handles[other])
         close = Closeness.NVLINK + count - 1 if count else _ancestor(nvml, handles[one], handles[other])
         if close is not None:
             found[frozenset((one, other))] = int(close)
@@ -37,6 +39,12 @@ def links(nvml: Any, handles: Mapping[str, Any]) -> dict[frozenset[str], int]:
 
 
 _SWITCH = "switch"
+
+
+def _speaks_nvlink(nvml: Any, one: object, other: object) -> int:
+    """1 if two GPUs whose links do not tell where they end reach each other by NVLink nevertheless, else 0."""
+    status = _tell(nvml, lambda: nvml.nvmlDeviceGetP2PStatus(one, other, nvml.NVML_P2P_CAPS_INDEX_NVLINK))
+    return int(status == nvml.NVML_P2P_STATUS_OK)
 
 
 def _ancestor(nvml: Any, one: object, other: object) -> Closeness | None:
@@ -52,16 +60,16 @@ def _ancestor(nvml: Any, one: object, other: object) -> Closeness | None:
 
 
 def _link_ends(nvml: Any, handle: object) -> list[str]:
-    """Where each active NVLink of a GPU ends: `_SWITCH`, or the bus address of another GPU."""
+    """Where each active NVLink of a GPU ends: `_SWITCH`, the bus address of another GPU, or '' where it does not tell."""
     ends = []
     for link in range(nvml.NVML_NVLINK_MAX_LINKS):
         try:
             if nvml.nvmlDeviceGetNvLinkState(handle, link) != nvml.NVML_FEATURE_ENABLED:
                 continue
         except nvml.NVMLError as error:
-            # Asked beyond the last link, or of a card without any: there is nothing further.
+            # A link that this card does not have; the next may be there.
             if cannot_tell(nvml, error) or is_lost(nvml, error):
-                break
+                continue
             raise
         kind = _tell(nvml, lambda link=link: nvml.nvmlDeviceGetNvLinkRemoteDeviceType(handle, link))
         if kind == nvml.NVML_NVLINK_DEVICE_TYPE_SWITCH:

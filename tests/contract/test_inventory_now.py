@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
 from itertools import combinations
@@ -166,6 +168,15 @@ def test_a_driver_that_fails_as_a_whole_accuses_no_gpu(standin: NvmlStandIn) -> 
     assert "The NVIDIA driver of vision-1 failed to describe its GPUs: Unknown Error" in (answer.error or "")
 
 
+def test_the_library_alone_is_enough_for_a_process_that_gets_no_other_variable(standin: NvmlStandIn) -> None:
+    standin.write()
+    done = subprocess.run(
+        [sys.executable, "-c", "import pynvml; pynvml.nvmlInit(); print(pynvml.nvmlDeviceGetCount())"],
+        env={"LD_LIBRARY_PATH": str(standin.folder)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "2\n"
+
+
 # --- MIG
 
 
@@ -313,6 +324,14 @@ def test_links_to_a_switch_reach_all_gpus_on_it(standin: NvmlStandIn) -> None:
     standin.cards = [Card(uuid) for uuid in uuids]
     standin.switched = dict.fromkeys(uuids[:2], 12)
     assert close(standin) == {(0, 1): Closeness.NVLINK + 11, (0, 2): Closeness.ACROSS, (1, 2): Closeness.ACROSS}
+
+
+def test_where_links_do_not_tell_their_ends_it_counts_whether_they_lead_to_each_other(standin: NvmlStandIn) -> None:
+    a, b, c, d = names(4)
+    standin.cards = [Card(uuid, fails={"remote": nvml.NOT_SUPPORTED}) for uuid in (a, b, c, d)]
+    standin.nvlinks = {(a, b): 2, (c, d): 2}
+    found = close(standin)
+    assert (found[0, 1], found[2, 3], found[0, 2], found[1, 3]) == (Closeness.NVLINK, Closeness.NVLINK, 0, 0)
 
 
 def test_a_lost_gpu_an_instance_and_a_card_without_an_answer_are_in_no_pair(standin: NvmlStandIn) -> None:

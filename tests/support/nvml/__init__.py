@@ -2,7 +2,8 @@
 
 Owns compiling it, the file that describes the hardware, and asking `spawner.inventory` through it. Never patches Python.
 
-Any process can be given it: start it with `NvmlStandIn.env()`, and change the hardware under it with `write()`.
+Any process can be given it: start it with `NvmlStandIn.env()`, or with the library's folder in LD_LIBRARY_PATH, and change the
+hardware under it with `write()`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Card:
         pages: whether memory pages wait for a reset.
         processes: process id and bytes of each; -1 bytes where the driver does not say.
         mps: the same, for processes under the multi-process service.
-        fails: what single questions answer: utilisation, temperature, processes, ecc, rows, mode, events or topology.
+        fails: what single questions answer: utilisation, temperature, processes, ecc, rows, mode, events, topology or remote.
         mig: 1 or 0; a card with instances has it on.
     """
 

@@ -1,7 +1,7 @@
 /* A stand-in for NVIDIA's management library: the symbols that nvidia-ml-py calls, answered from a text file.
  *
- * GPULAB_NVML_STANDIN names the file; it is read again on each question, so that a test can change the hardware under a process
- * that runs. Write a new file beside it and rename it, so that none is read half.
+ * GPULAB_NVML_STANDIN names the file; without it, it is `hardware.txt` beside the library. It is read again on each question, so
+ * that a test can change the hardware under a process that runs: write a new file and rename it, so that none is read half.
  *
  *     start <error>                                        what nvmlInit answers
  *     shutdown <error>                                     what nvmlShutdown answers
@@ -13,7 +13,7 @@
  *                                                          what it does and has; -1 is "not supported"
  *     process <uuid> <pid> <bytes> <compute|mps>           a process on it; -1 bytes are "not available"
  *     fail <uuid> <question> <error>                       what one question about it answers: utilisation, temperature,
- *                                                          processes, ecc, rows, mode, events or topology
+ *                                                          processes, ecc, rows, mode, events, topology or remote (ends of links)
  *     xid <uuid> <code> <GPU instance> <compute instance>  one more error that the driver reports; -1 for the whole card.
  *                                                          Lines are only ever added: the first ones were reported before
  *     ancestor <uuid> <uuid> <level>                       where two GPUs meet on PCIe; across processors without this line
@@ -24,6 +24,7 @@
  * taken away by its <error>, not by leaving out its line while it is being asked.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,9 +36,11 @@ enum {
 };
 enum { MOST_GPUS = 16, MOST_INSTANCES = 7, MOST_UNITS = MOST_GPUS * (1 + MOST_INSTANCES) };
 enum { MOST_PROCESSES = 8, MOST_LINKS = 18, MOST_PAIRS = MOST_GPUS * MOST_GPUS, MOST_XIDS = 256, MOST_SETS = 8 };
-enum { ACROSS = 50, REMOTE_GPU = 0, REMOTE_SWITCH = 2, XID_EVENT = 8 };
-enum question { UTILISATION, TEMPERATURE, PROCESSES, ECC, ROWS, MODE, EVENTS, TOPOLOGY, QUESTIONS };
-static const char *const question_names[] = {"utilisation", "temperature", "processes", "ecc", "rows", "mode", "events", "topology"};
+enum { ACROSS = 50, REMOTE_GPU = 0, REMOTE_SWITCH = 2, XID_EVENT = 8, NVLINK_CAPABILITY = 2, P2P_OK = 0, P2P_NOT_SUPPORTED = 5 };
+enum question { UTILISATION, TEMPERATURE, PROCESSES, ECC, ROWS, MODE, EVENTS, TOPOLOGY, REMOTE, QUESTIONS };
+static const char *const question_names[] = {
+    "utilisation", "temperature", "processes", "ecc", "rows", "mode", "events", "topology", "remote"
+};
 
 typedef struct Unit {
     char uuid[96], name[96];
@@ -155,9 +158,24 @@ static void read_events_and_links(const char *line) {
         by_uuid(uuid)->switch_links = value;
 }
 
-static void read_state(void) {
+static FILE *open_state(void) {
     const char *path = getenv("GPULAB_NVML_STANDIN");
-    FILE *file = path ? fopen(path, "r") : NULL;
+    char beside[4096] = "";
+    char *slash;
+    Dl_info info;
+
+    if (path == NULL && dladdr((void *)open_state, &info) && info.dli_fname) {
+        snprintf(beside, sizeof beside - sizeof "hardware.txt", "%s", info.dli_fname);
+        if ((slash = strrchr(beside, '/'))) {
+            strcpy(slash + 1, "hardware.txt");
+            path = beside;
+        }
+    }
+    return path ? fopen(path, "r") : NULL;
+}
+
+static void read_state(void) {
+    FILE *file = open_state();
     char line[512];
 
     count = instances = 0;
@@ -487,9 +505,17 @@ int nvmlDeviceGetNvLinkState(Unit *unit, unsigned int link, unsigned int *answer
 }
 
 int nvmlDeviceGetNvLinkRemoteDeviceType(Unit *unit, unsigned int link, unsigned int *answer) {
-    int error = asked(unit, TOPOLOGY);
+    int error = asked(unit, REMOTE);
 
     *answer = link_end(unit, link) == unit ? REMOTE_SWITCH : REMOTE_GPU;
+    return answered(error);
+}
+
+int nvmlDeviceGetP2PStatus(Unit *one, Unit *other, int kind, int *answer) {
+    int error = asked(one, TOPOLOGY);
+    int linked_up = (one->switch_links && other->switch_links) || linked(nvlinks, nvlink_count, one, other, 0);
+
+    *answer = kind == NVLINK_CAPABILITY && linked_up ? P2P_OK : P2P_NOT_SUPPORTED;
     return answered(error);
 }
 
@@ -507,7 +533,7 @@ int nvmlDeviceGetPciInfo_v3(Unit *unit, Pci *answer) {
 }
 
 int nvmlDeviceGetNvLinkRemotePciInfo_v2(Unit *unit, unsigned int link, Pci *answer) {
-    int error = asked(unit, TOPOLOGY);
+    int error = asked(unit, REMOTE);
     Unit *end = link_end(unit, link);
 
     if (end)
