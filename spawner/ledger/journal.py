@@ -20,6 +20,7 @@ from spawner.model import Lease
 from spawner.records import Event, Fault, GpuMark, GpuProcess, GpuSample, Maintenance, MarkKind, Tally, Watch
 
 _WRITE = events.insert().inline()
+_LATEST = sa.select(sa.func.max(events.c.number))
 _MARKS = sa.select(marks).order_by(marks.c.subject, marks.c.kind)
 _MAINTENANCE = sa.select(notes).where(notes.c.kind == "maintenance")
 KEPT_TALLIES = timedelta(days=2)
@@ -76,7 +77,7 @@ class Journal(Store):
     def version(self) -> int:
         """A number that grows with every change that the journal tells; cheap to ask."""
         with self._transaction(write=False) as connection:
-            return int(connection.execute(sa.select(sa.func.max(events.c.number))).scalar() or 0)
+            return latest(connection)
 
     def record(self, event: Event) -> None:
         """Add an entry of its own, such as a refused request."""
@@ -206,6 +207,11 @@ class Journal(Store):
 
 
 _WATCH_TIMES = ("idle_since", "noticed", "warned", "stop_at", "safe_until")
+
+
+def latest(connection: sa.Connection) -> int:
+    """Number of the newest entry, inside a transaction; every change of leases, tickets, marks and maintenance makes one."""
+    return int(connection.execute(_LATEST).scalar() or 0)
 
 
 def all_marks(connection: sa.Connection) -> tuple[GpuMark, ...]:

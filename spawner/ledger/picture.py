@@ -6,26 +6,36 @@ writes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from spawner import sharing
 from spawner.ledger import fairness
 from spawner.ledger.journal import all_marks, current_maintenance
 from spawner.ledger.leases import active, active_of
-from spawner.ledger.tables import aware, leases, naive
+from spawner.ledger.tables import aware, leases, naive, one_of, tickets, words
 from spawner.ledger.tickets import live_tickets, live_tickets_of
-from spawner.model import Gpu, Holder, Lease
+from spawner.model import Gpu, GpuRequest, Holder, Lease
 from spawner.records import GpuMark, Standing, Ticket, TicketState
 
 WEEK = timedelta(days=7)
 _LATELY = sa.select(leases.c.user, leases.c.profile, leases.c.gpus, leases.c.created, leases.c.released).where(
-    leases.c.user.in_(sa.bindparam("users", expanding=True)),
-    leases.c.gpus > 0,
-    sa.or_(leases.c.released.is_(None), leases.c.released > sa.bindparam("begin")),
+    leases.c.gpus > 0, sa.or_(leases.c.released.is_(None), leases.c.released > sa.bindparam("begin"))
 )
+_LATELY_OF_ONE = _LATELY.where(leases.c.user == sa.bindparam("users"))
+_LATELY_OF_MANY = _LATELY.where(leases.c.user.in_(sa.bindparam("users", expanding=True)))
+# The kinds of requests that wait, each with the least memory asked: one step in an index for each, however long the line is.
+_FIRST_KIND = (
+    sa.select(tickets.c.models, tickets.c.memory_mib)
+    .where(one_of(tickets.c.state, [TicketState.WAITING.value]), tickets.c.sharing == sa.bindparam("sharing"))
+    .where(tickets.c.id != sa.bindparam("but"))
+    .order_by(tickets.c.models, tickets.c.memory_mib)
+    .limit(1)
+)
+_NEXT_KIND = _FIRST_KIND.where(tickets.c.models > sa.bindparam("last"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,11 @@ def _week(connection: sa.Connection, users: Sequence[str], now: datetime) -> dic
     begin = now - WEEK
     found: dict[str, dict[str, float]] = {}
     for start in range(0, len(users), 500):
-        rows = connection.execute(_LATELY, {"users": list(users[start : start + 500]), "begin": naive(begin)})
+        some = list(users[start : start + 500])
+        one = len(some) == 1
+        rows = connection.execute(
+            _LATELY_OF_ONE if one else _LATELY_OF_MANY, {"users": some[0] if one else some, "begin": naive(begin)}
+        )
         for user, profile, gpus, created, released in rows:
             since = max(aware(created), begin)
             seconds = gpus * max(0.0, ((aware(released) or now) - since).total_seconds())
@@ -92,3 +106,22 @@ def line_of(connection: sa.Connection, gpus: Sequence[Gpu], now: datetime, half_
     standings = {user: Standing(tuple(by_user.get(user, ())), 0, week.get(user, {}), maintenance) for user in users}
     shares = fairness.sums(connection, {*users, *by_user}, now, half_life)
     return Line(waiting, leased, in_circulation(gpus, all_marks(connection)), shares, standings)
+
+
+def others_wait(connection: sa.Connection, request: GpuRequest, usable: Sequence[Gpu], mine: Ticket | None) -> bool:
+    """Whether somebody else waits for a GPU that this request could use; `mine` is the ticket of the request itself."""
+    mine_only = set(request.gpu_models)
+    for other in _waited_for(connection, request.sharing, mine):
+        if mine_only and other.gpu_models and mine_only.isdisjoint(other.gpu_models):
+            continue
+        if any(sharing.suits(gpu, request) and sharing.suits(gpu, other) for gpu in usable):
+            return True
+    return False
+
+
+def _waited_for(connection: sa.Connection, kind: str, mine: Ticket | None) -> Iterator[GpuRequest]:
+    values = {"sharing": kind, "but": mine.id if mine else ""}
+    found = connection.execute(_FIRST_KIND, values).first()
+    while found is not None:
+        yield GpuRequest("", 1, words(found.models), found.memory_mib, kind)
+        found = connection.execute(_NEXT_KIND, {**values, "last": found.models}).first()

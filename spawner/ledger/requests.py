@@ -7,18 +7,18 @@ for the line. Never decides itself: the pure functions are handed in.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from spawner import sharing
 from spawner.errors import DeniedError, NoGpuFree
-from spawner.ledger.journal import Journal, all_marks, write_event
+from spawner.ledger.journal import Journal, all_marks, latest, write_event
 from spawner.ledger.leases import active, one, release, taken
 from spawner.ledger.picture import Line as Line
-from spawner.ledger.picture import in_circulation, line_of, standing_of
-from spawner.ledger.tables import lease_gpus, leases, naive, one_of, stored, tickets, words
+from spawner.ledger.picture import in_circulation, line_of, others_wait, standing_of
+from spawner.ledger.tables import lease_gpus, leases, naive, one_of, stored, tickets
 from spawner.ledger.tickets import Tickets, cancel, live_tickets, live_tickets_of
 from spawner.line import Turn as Turn
 from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
@@ -35,15 +35,9 @@ _TICKET_STARTS = (
     .where(tickets.c.id == sa.bindparam("of_ticket"))
     .values(state=TicketState.STARTING.value, claim_until=None, lease=sa.bindparam("lease"))
 )
-# The kinds of requests that wait, each with the least memory asked: one step in an index for each, however long the line is.
-_FIRST_KIND = (
-    sa.select(tickets.c.models, tickets.c.memory_mib)
-    .where(one_of(tickets.c.state, [TicketState.WAITING.value]), tickets.c.sharing == sa.bindparam("sharing"))
-    .where(tickets.c.id != sa.bindparam("but"))
-    .order_by(tickets.c.models, tickets.c.memory_mib)
-    .limit(1)
-)
-_NEXT_KIND = _FIRST_KIND.where(tickets.c.models > sa.bindparam("last"))
+_CLAIMED = one_of(tickets.c.state, [TicketState.CLAIMED.value])
+# Plans that are made without the lock before one is made under it.
+PLANS_BESIDE = 3
 Admit = Callable[[GpuRequest, Holder, Standing], Grant]
 Choose = Callable[[GpuRequest, Sequence[Gpu], Sequence[Lease]], tuple[str, ...]]
 
@@ -133,28 +127,62 @@ class Requests(Tickets, Journal):
         Returns:
             Every ticket that has a claim now, oldest first.
         """
+        self._end_claims(gpus, now)
+        # To plan for a long line takes a while, in which nobody who starts or ends a lab is to wait: it is done on a picture, and
+        # holds only if nothing was changed meanwhile. Where something always is, it is done under the lock in the end.
+        for _ in range(PLANS_BESIDE):
+            with self._transaction(write=False) as connection:
+                seen, line = latest(connection), line_of(connection, gpus, now, self.half_life)
+                claimed = live_tickets(connection, _CLAIMED)
+            turns = plan(line) if line.waiting else ()
+            if not turns:
+                return claimed
+            with self._transaction() as connection:
+                if latest(connection) == seen:
+                    return self._give(connection, turns, now, new_id, claim)
+        with self._transaction() as connection:
+            line = line_of(connection, gpus, now, self.half_life)
+            return self._give(connection, plan(line) if line.waiting else (), now, new_id, claim)
+
+    def _end_claims(self, gpus: Sequence[Gpu], now: datetime) -> None:
+        """Take back claims that were not used in time, or whose GPUs went out of circulation."""
+
+        def ended(connection: sa.Connection) -> list[Ticket]:
+            return [
+                ticket
+                for ticket in live_tickets(connection, _CLAIMED)
+                if (ticket.claim_until is not None and ticket.claim_until < now)
+                or not _usable(connection, ticket, in_circulation(gpus, all_marks(connection)))
+            ]
+
+        with self._transaction(write=False) as connection:
+            if not ended(connection):
+                return
         with self._transaction() as connection:
             usable = in_circulation(gpus, all_marks(connection))
-            for ticket in live_tickets(connection, tickets.c.state == TicketState.CLAIMED.value):
+            for ticket in ended(connection):
                 if ticket.claim_until is not None and ticket.claim_until < now:
                     release(connection, ticket.lease, now, "the claim was not used in time", self.half_life)
                 else:
                     self._end_unusable(connection, ticket, usable, now)
-            line = line_of(connection, gpus, now, self.half_life)
-            for turn in plan(line) if line.waiting else ():
-                ticket = turn.ticket
-                lease = Lease(
-                    new_id(), ticket.holder, ticket.request.profile, turn.gpus, LeaseState.CLAIMED, now,
-                    groups=ticket.groups, ticket=ticket.id, priority=ticket.priority,
-                )  # fmt: skip
-                _insert(connection, lease, waited=(now - ticket.created).total_seconds())
-                connection.execute(
-                    tickets.update()
-                    .where(tickets.c.id == ticket.id)
-                    .values(state=TicketState.CLAIMED.value, lease=lease.id, claim_until=naive(now + claim), why="")
-                )
-                write_event(connection, now, "lab", "ticket.claimed", lease=lease)
-            return live_tickets(connection, tickets.c.state == TicketState.CLAIMED.value)
+
+    def _give(
+        self, connection: sa.Connection, turns: Sequence[Turn], now: datetime, new_id: Callable[[], str], claim: timedelta
+    ) -> tuple[Ticket, ...]:
+        for turn in turns:
+            ticket = turn.ticket
+            lease = Lease(
+                new_id(), ticket.holder, ticket.request.profile, turn.gpus, LeaseState.CLAIMED, now,
+                groups=ticket.groups, ticket=ticket.id, priority=ticket.priority,
+            )  # fmt: skip
+            _insert(connection, lease, waited=(now - ticket.created).total_seconds())
+            connection.execute(
+                tickets.update()
+                .where(tickets.c.id == ticket.id)
+                .values(state=TicketState.CLAIMED.value, lease=lease.id, claim_until=naive(now + claim), why="")
+            )
+            write_event(connection, now, "lab", "ticket.claimed", lease=lease)
+        return live_tickets(connection, _CLAIMED)
 
     def line(self, gpus: Sequence[Gpu], now: datetime) -> Line:
         """The line as it stands, to look at."""
@@ -168,8 +196,7 @@ class Requests(Tickets, Journal):
 
     def _end_unusable(self, connection: sa.Connection, ticket: Ticket, usable: Sequence[Gpu], now: datetime) -> bool:
         """End a claim on GPUs that went out of circulation; the ticket did nothing wrong and waits on in its place."""
-        claim = one(connection, ticket.lease)
-        if claim and claim.state is LeaseState.CLAIMED and set(claim.gpus) <= {gpu.uuid for gpu in usable}:
+        if _usable(connection, ticket, usable):
             return False
         why = "a GPU of the claim went out of circulation"
         release(connection, ticket.lease, now, why, self.half_life, blameless=True)
@@ -210,6 +237,11 @@ class Requests(Tickets, Journal):
         return ticket
 
 
+def _usable(connection: sa.Connection, ticket: Ticket, usable: Sequence[Gpu]) -> bool:
+    claim = one(connection, ticket.lease)
+    return bool(claim and claim.state is LeaseState.CLAIMED and set(claim.gpus) <= {gpu.uuid for gpu in usable})
+
+
 def _at(theirs: Iterable[Ticket], holder: Holder) -> Ticket | None:
     return next((ticket for ticket in theirs if ticket.holder == holder), None)
 
@@ -231,7 +263,7 @@ def _pick(
     if not request.gpus:
         return choose(request, usable, ())
     # Whose turn it is, the line says within a second. Only a request for GPUs that nobody waits for goes past it.
-    if not _others_wait(connection, request, usable, mine):
+    if not others_wait(connection, request, usable, mine):
         try:
             # What is taken is all that the choice needs; who holds it, only a refusal tells.
             held = Lease("", Holder(""), "", taken(connection), LeaseState.BOUND, datetime.min)
@@ -250,21 +282,6 @@ def _pick(
             total=sum(sharing.suits(gpu, request) for gpu in gpus),
         )
     return None
-
-
-def _others_wait(connection: sa.Connection, request: GpuRequest, usable: Sequence[Gpu], mine: Ticket | None) -> bool:
-    return any(
-        any(sharing.suits(gpu, request) and sharing.suits(gpu, other) for gpu in usable)
-        for other in _waited_for(connection, request.sharing, mine)
-    )
-
-
-def _waited_for(connection: sa.Connection, kind: str, mine: Ticket | None) -> Iterator[GpuRequest]:
-    values = {"sharing": kind, "but": mine.id if mine else ""}
-    found = connection.execute(_FIRST_KIND, values).first()
-    while found is not None:
-        yield GpuRequest("", 1, words(found.models), found.memory_mib, kind)
-        found = connection.execute(_NEXT_KIND, {**values, "last": found.models}).first()
 
 
 def _ends(grant: Grant, gpus: Sequence[str], now: datetime) -> datetime | None:

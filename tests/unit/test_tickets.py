@@ -13,6 +13,7 @@ from spawner.errors import DeniedError, LabError, NoGpuFree
 from spawner.grants import LineRules
 from spawner.ledger import Ledger, Line
 from spawner.ledger.journal import MOST_DETAIL
+from spawner.ledger.requests import PLANS_BESIDE
 from spawner.line import plan
 from spawner.model import GpuRequest, Holder, Lease, LeaseState
 from spawner.placement import packed
@@ -39,12 +40,13 @@ def ask(ledger: Ledger, who: str, gpus: int = 1, now=T0, *, units=GPUS, profile=
     )  # fmt: skip
 
 
-def turn(ledger: Ledger, now=T0, units=GPUS) -> tuple[Ticket, ...]:
-    def turns(line: Line):
-        admit = lambda ticket, given: Grant(ticket.request)  # noqa: E731
-        return plan(line.waiting, line.gpus, line.leases, line.shares, now, LineRules(), admit, packed).turns
+def plan_of(line: Line, now=T0):
+    admit = lambda ticket, given: Grant(ticket.request)  # noqa: E731
+    return plan(line.waiting, line.gpus, line.leases, line.shares, now, LineRules(), admit, packed).turns
 
-    return ledger.advance(units, now, turns, lambda: next(IDS), CLAIM)
+
+def turn(ledger: Ledger, now=T0, units=GPUS) -> tuple[Ticket, ...]:
+    return ledger.advance(units, now, lambda line: plan_of(line, now), lambda: next(IDS), CLAIM)
 
 
 def end(ledger: Ledger, lease: Lease, now=T0) -> None:
@@ -288,3 +290,49 @@ def test_every_method_tells_trouble_in_words(ledger: Ledger, tmp_path: Path):
     raw.close()
     with pytest.raises(LabError, match="cannot be used"):
         ledger.tickets()
+
+
+def test_nobody_who_starts_a_lab_waits_for_the_line_to_be_planned(ledger: Ledger):
+    lease, ticket = waiting_behind(ledger)
+    end(ledger, lease)
+    meanwhile: list[Lease | Ticket] = []
+
+    def turns(line: Line):
+        if not meanwhile:
+            meanwhile.append(ask(ledger, "cy", 0, profile="cpu"))
+        return plan_of(line)
+
+    (claimed_one,) = ledger.advance(GPUS, T0, turns, lambda: next(IDS), CLAIM)
+    assert isinstance(meanwhile[0], Lease)
+    assert claimed_one.id == ticket.id
+
+
+def test_a_plan_from_before_a_change_gives_nothing(ledger: Ledger):
+    lease, ticket = waiting_behind(ledger)
+    end(ledger, lease)
+
+    def turns(line: Line):
+        found = plan_of(line)
+        if found:
+            for gpu in GPUS:
+                ledger.mark(GpuMark(gpu.uuid, MarkKind.SICK, "Xid 79", "lab", T0, True))
+        return found
+
+    assert ledger.advance(GPUS, T0, turns, lambda: next(IDS), CLAIM) == ()
+    assert state(ledger, ticket) is TicketState.WAITING
+
+
+def test_a_line_that_always_changes_moves_all_the_same(ledger: Ledger):
+    lease, ticket = waiting_behind(ledger)
+    end(ledger, lease)
+    plans: list[int] = []
+
+    def turns(line: Line):
+        plans.append(1)
+        if len(plans) <= PLANS_BESIDE:
+            ask(ledger, f"p{len(plans)}", 0, profile="cpu")
+        return plan_of(line)
+
+    (claimed_one,) = ledger.advance(GPUS, T0, turns, lambda: next(IDS), CLAIM)
+    assert claimed_one.id == ticket.id
+    assert len(plans) == PLANS_BESIDE + 1
