@@ -5,6 +5,8 @@ Owns how SQLite and PostgreSQL are spoken to. Never knows what a lease or a tick
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ from spawner.errors import LabError, LedgerError
 from spawner.ledger import tables
 
 _READS = "gpulab_reads"
+# Pages of 4 KiB in the write-ahead log from which on a commit moves them, see `tidy`.
+LONG_LOG_PAGES = 8000
 S = TypeVar("S", bound="Store")
 
 
@@ -64,6 +68,21 @@ class Store:
     def close(self) -> None:
         """Close all connections; the ledger may not be used afterwards."""
         self._engine.dispose()
+
+    def tidy(self) -> None:
+        """Move what was committed out of SQLite's write-ahead log; a service does so between requests.
+
+        SQLite would do it inside every hundredth commit or so, and whoever starts a lab then would wait for it. Nobody waits for
+        this one, and nothing is lost where it fails: SQLite still does it by itself when the log grows long.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        with contextlib.suppress(sa.exc.SQLAlchemyError, sqlite3.Error):
+            connection = self._engine.raw_connection()
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+            finally:
+                connection.close()
 
     def _prepare(self) -> None:
         with self._transaction() as connection:
@@ -114,6 +133,7 @@ def _sqlite_connect(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA wal_autocheckpoint={LONG_LOG_PAGES}")
     cursor.close()
 
 

@@ -83,6 +83,7 @@ def run(lab: Lab, stopped: threading.Event, parent: int, period: float = PERIOD_
             return
         # The first round at once: a hub that is back has the work of its forerunner to finish.
         settle_once(lab)
+        lab.ledger.tidy()
         stopped.wait(period)
 
 
