@@ -71,8 +71,8 @@ lint: dev ## style, types, shell, notebooks in step with their sources
 	@scripts/lint.sh
 
 .PHONY: bench
-bench: setup ## measure this lab against plain JupyterHub; writes bench/results (ARGS= has options)
-	@$(PY) -m bench $(ARGS)
+bench: setup ## measure this lab against plain JupyterHub, or OF=ledger|line|restart|load; writes bench/results (ARGS= has options)
+	@$(PY) -m bench$(if $(OF),.$(OF)) $(ARGS)
 
 .PHONY: lock
 lock: dev ## refresh every lock: host packages, images, proxy

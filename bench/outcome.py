@@ -1,0 +1,69 @@
+"""How the measurements of scale write their results: one readable file and one with every sample, with machine and versions.
+
+Owns names and the head of the files. Never measures and never computes a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sqlite3
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from bench import machine
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def say(words: str) -> None:
+    """One line of progress."""
+    print(words, flush=True)
+
+
+def parser(module: str, about: str) -> argparse.ArgumentParser:
+    """The command line of a measurement, with what all of them take."""
+    made = argparse.ArgumentParser(prog=f"python -m bench.{module}", description=about)
+    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: bench/results)")
+    return made
+
+
+def facts(engine: bool = True) -> dict[str, Any]:
+    """Where a result comes from."""
+    found: dict[str, Any] = {
+        "when": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": machine.commit(),
+        "machine": machine.describe(),
+        "load before": f"{os.getloadavg()[0]:.2f}",
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "versions": machine.hub(),
+    }
+    if engine:
+        found["engine"] = machine.engine(docker.from_env())
+    return found
+
+
+def path(folder: Path, name: str, origin: Mapping[str, Any]) -> Path:
+    """Path of the readable result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = origin["machine"]
+    return folder / f"{origin['when'][:10]}-{name}-{machine.slug(about['cpu'], int(about['cores']))}.md"
+
+
+def write(target: Path, title: str, origin: Mapping[str, Any], text: str, samples: Any) -> None:
+    """Write both files."""
+    lines = [f"# {title}", "", *(f"- {name}: {_words(told)}" for name, told in origin.items()), "", text.strip(), ""]
+    target.write_text("\n".join(lines))
+    target.with_suffix(".json").write_text(json.dumps({"origin": dict(origin), "samples": samples}, indent=1) + "\n")
+    say(target.read_text())
+
+
+def _words(told: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in told.items()) if isinstance(told, Mapping) else str(told)
