@@ -163,7 +163,8 @@ def test_a_seat_is_not_free_while_its_gpu_is_leased_whole():
 
 
 def test_counts_and_line(world: World):
-    world.run("ana", "gpu-2")
+    lease = world.run("ana", "gpu-2")
+    world.ledger.set_end(lease.id, None, "lab", T0)
     world.ask("bo", "gpu-1", "night")
     world.ask("cem", "gpu-2")
     seen = world.shown().board(ADMIN)
