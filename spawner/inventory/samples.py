@@ -52,6 +52,9 @@ def sample(nvml: Any, handle: object, uuid: str, at: datetime, card: object = No
     rates = look.ask("utilisation", lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
     memory = look.ask("memory", lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
     temperature = look.ask("temperature", lambda: nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU))
+    if temperature is None:
+        # NVIDIA has announced the end of the older question.
+        temperature = look.ask("temperature", lambda: nvml.nvmlDeviceGetTemperatureV(card, nvml.NVML_TEMPERATURE_GPU))
     found = processes(look, handle)
     memory_faults(look, card)
     return GpuSample(

@@ -76,6 +76,10 @@ def test_processes_of_the_multi_process_service_are_seen(look: Look) -> None:
     assert answer.samples[0].processes == (GpuProcess(1, 1), GpuProcess(2, 2), GpuProcess(3, 3))
 
 
+def test_a_driver_without_the_older_question_tells_its_temperature(look: Look) -> None:
+    assert look(Card(A, celsius=55, fails={"temperature": nvml.FUNCTION_NOT_FOUND})).samples[0].temperature == 55
+
+
 @pytest.mark.parametrize("error", [nvml.NOT_SUPPORTED, nvml.FUNCTION_NOT_FOUND, nvml.NO_PERMISSION])
 def test_what_card_or_driver_cannot_tell_is_unknown_and_no_fault(look: Look, error: int) -> None:
     questions = ("utilisation", "temperature", "processes", "ecc", "rows", "mode")

@@ -63,6 +63,7 @@ typedef struct {
     unsigned int domain, bus, device, device_id, subsystem_id;
     char text[32];
 } Pci;
+typedef struct { unsigned int version, sensor; int celsius; } Temperature;
 typedef struct { Unit *device; unsigned long long type, data; unsigned int gpu_instance, compute_instance; } Event;
 typedef struct { Unit *one, *other; int value; } Pair;
 typedef struct { int used, next; Unit *watched[MOST_GPUS]; int count; } Set;
@@ -350,6 +351,16 @@ int nvmlDeviceGetTemperature(Unit *unit, int sensor, unsigned int *answer) {
     asked(unit, QUESTIONS);
     answered(SUCCESS);
     return told(unit, TEMPERATURE, unit->celsius, answer);
+}
+
+/* The newer question; it is not among those that can be made to fail. */
+int nvmlDeviceGetTemperatureV(Unit *unit, Temperature *answer) {
+    int error = asked(unit, QUESTIONS);
+
+    if (error == SUCCESS && unit->celsius < 0)
+        error = NOT_SUPPORTED;
+    answer->celsius = unit->celsius;
+    return answered(error);
 }
 
 static int running(Unit *unit, int mps, unsigned int *length, Process *to) {
