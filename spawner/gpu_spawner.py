@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from dockerspawner import DockerSpawner
 from traitlets import Unicode, default
 
-from spawner import answering, container, options, placement, policy, present, probe, profiles, refusals, settlement, volumes
+from spawner import answering, container, options, policy, present, probe, profiles, refusals, settlement, volumes
 from spawner.errors import EngineError, LabEnded, LabError, Queued, RequestError
 from spawner.lanes import Lane, Lanes
 from spawner.model import ContainerSpec, GpuRequest, Holder, Presence
@@ -180,7 +180,7 @@ class GpuSpawner(DockerSpawner):
             lease_id=lab.new_id(),
             now=lab.clock(),
             admit=policy.admit(lab.config, self._groups()),
-            choose=placement.packed,
+            choose=lab.place,
         )
         if isinstance(lease, Ticket):
             raise await self._in_lane(present.queued, lab, lease)

@@ -9,21 +9,23 @@ from __future__ import annotations
 import functools
 import logging
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 
 from spawner import labfile, placement, policy, sharing
 from spawner.engine import CALL_SECONDS, Engine
+from spawner.errors import LabError
 from spawner.inventory import Inventory, detect
 from spawner.ledger import Ledger, Line
 from spawner.line import Plan, fair_shares
 from spawner.line import plan as make_plan
-from spawner.model import Gpu, LabConfig, Lease
+from spawner.model import Gpu, GpuRequest, LabConfig, Lease
 from spawner.records import Grant, Standing, Ticket
 from spawner.settlement import Patience
 
 log = logging.getLogger(__name__)
+CLOSENESS_SECONDS = 900
 
 
 def utc_now() -> datetime:
@@ -46,6 +48,7 @@ class Lab:
     inventory: Inventory
     clock: Callable[[], datetime] = utc_now
     new_id: Callable[[], str] = new_lease_id
+    _kept: dict[int, Mapping[frozenset[str], int]] = field(default_factory=dict, compare=False)
 
     @property
     def patience(self) -> Patience:
@@ -77,7 +80,28 @@ class Lab:
             rule = policy.admit(self.config, ticket.groups)
             return rule(ticket.request, ticket.holder, replace(standing, leases=(*standing.leases, *more)))
 
-        return make_plan(line.waiting, line.gpus, line.leases, shares, now, self.config.line, admit, placement.packed)
+        return make_plan(line.waiting, line.gpus, line.leases, shares, now, self.config.line, admit, self.place)
+
+    def place(self, request: GpuRequest, gpus: Sequence[Gpu], active: Sequence[Lease]) -> tuple[str, ...]:
+        """Choose the units of a request, those that are close to each other first.
+
+        Raises:
+            NoGpuFree: see `placement.packed`.
+        """
+        return placement.packed(request, gpus, active, self._closeness() if request.gpus > 1 else None)
+
+    def _closeness(self) -> Mapping[frozenset[str], int]:
+        # It changes with the hardware only. A driver that does not tell it costs a good place, not the lab.
+        quarter = int(self.clock().timestamp() // CLOSENESS_SECONDS)
+        if quarter not in self._kept:
+            try:
+                links = self.inventory.links()
+            except LabError as error:
+                log.warning("how close the GPUs are to each other is not known: %s", error)
+                links = {}
+            self._kept.clear()
+            self._kept[quarter] = links
+        return self._kept.get(quarter, {})
 
     def leasable_gpus(self) -> tuple[Gpu, ...]:
         """Every unit of the lab, less those that a container without a known lease sits on.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from spawner import expect, placement, policy
+from spawner import expect, policy
 from spawner.errors import NoGpuFree
 from spawner.ledger import Line
 from spawner.line import Plan
@@ -193,7 +193,7 @@ def _fewer(lab: Lab, ticket: Ticket, line: Line, user: str, groups: Sequence[str
         if not 0 < profile.gpus < ticket.request.gpus or not policy.may_see_profile(lab.config.policy, profile.key, user, groups):
             continue
         try:
-            placement.packed(profile.request(), line.gpus, line.leases)
+            lab.place(profile.request(), line.gpus, line.leases)
         except NoGpuFree:
             continue
         found.append(Offer(profile.key, profile.title, profile.gpus))
