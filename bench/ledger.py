@@ -23,7 +23,7 @@ from bench import outcome, plot, scene
 from bench.samples import percentile
 from spawner import labfile, placement, policy, settlement
 from spawner.engine import Engine
-from spawner.inventory import Inventory
+from spawner.inventory import StaticInventory
 from spawner.ledger import Ledger, Line, Turn
 from spawner.model import Gpu, GpuRequest, Holder, Lease, Presence
 from spawner.records import Grant, Standing, Ticket
@@ -109,7 +109,7 @@ class Rounds:
         self.engine.running = {lease.id for lease in ledger.active()}
         self.config = config
         self.admit = policy.admit(config, ("vision",))
-        self.lab = Lab(config, ledger, cast(Engine, self.engine), cast(Inventory, None), clock=self.now)
+        self.lab = Lab(config, ledger, cast(Engine, self.engine), StaticInventory(()), clock=self.now)
         # A ticket stays in line: the next measurement needs other names.
         run = secrets.token_hex(2)
         self.cpu, self.free, self.waiting = (scene.holders(f"{name}{run}") for name in ("cpu", "free", "wait"))

@@ -48,7 +48,7 @@ class World:
         self.ledger = Ledger.open(f"sqlite:///{folder / 'ledger.sqlite'}")
         ids = iter(f"{number:032x}" for number in range(0xABC000, 0xABD000))
         config = replace(shipped_config(), state=folder)
-        inventory: Any = SimpleNamespace(gpus=self._gpus)
+        inventory: Any = SimpleNamespace(gpus=self._gpus, links=dict)
         engine: Any = None
         self.lab = Lab(config, self.ledger, engine, inventory, self.clock, lambda: next(ids))
         self.looker = Looker(self.lab)
