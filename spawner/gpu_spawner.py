@@ -253,7 +253,7 @@ class GpuSpawner(DockerSpawner):
         """
         if not self.lease_id:
             return 0
-        presence = await self._in_lane(self.lab.engine.presence, self.lease_id)
+        presence = await self._in_lane(self.lab.glance.presence, self.lease_id)
         if presence in (Presence.RUNNING, Presence.UNKNOWN):
             if self._view is None:
                 await self._in_lane(self._look)

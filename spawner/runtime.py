@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 from spawner import labfile, placement, policy, sharing
 from spawner.engine import CALL_SECONDS, Engine
 from spawner.errors import LabError
+from spawner.glance import Glance
 from spawner.inventory import Inventory, detect
 from spawner.ledger import Ledger, Line
 from spawner.line import Plan, fair_shares
@@ -49,6 +50,11 @@ class Lab:
     clock: Callable[[], datetime] = utc_now
     new_id: Callable[[], str] = new_lease_id
     _kept: dict[int, Mapping[frozenset[str], int]] = field(default_factory=dict, compare=False)
+
+    @functools.cached_property
+    def glance(self) -> Glance:
+        """A look at all containers, shared by all who ask whether a lab runs."""
+        return Glance(self.engine, self.config.name)
 
     @property
     def patience(self) -> Patience:

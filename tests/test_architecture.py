@@ -38,7 +38,7 @@ FLOORS: list[set[str]] = [
     },
     {"container", "hostconfig", "labfile"},
     {"inventory", "ledger", "engine"},
-    {"settlement"},
+    {"settlement", "glance"},
     {"runtime"},
     {"pages", "auth"},
     {"present", "metrics"},

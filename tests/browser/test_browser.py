@@ -91,7 +91,7 @@ def test_no_gpu_free_leads_to_the_line_and_its_end_to_the_lab(module_lab: HubPro
     ana.start("gpu-1", "/hub/spawn/ana")
     page.wait_for_url("**/hub/line")
     expect(page.get_by_role("heading", name="Number 1 of 1 in line")).to_be_visible()
-    expect(page.get_by_text("expected time unknown")).to_be_visible()
+    expect(page.get_by_text("expected in about 7 days")).to_be_visible()
     ana.shoot("line", full_page=True)
 
     # Meanwhile a lab without a GPU; the ticket stays.
