@@ -22,11 +22,13 @@ from spawner.container import LABEL_GPUS, LABEL_LAB, LABEL_LEASE
 from spawner.errors import EngineError, EngineRefused, EngineUnknown
 from spawner.hostconfig import has_cdi, host_options, mount_options
 from spawner.model import ContainerSpec, EngineFacts, HostCapacity, Mount, Presence
+from spawner.records import Remains
 
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10
 CALL_SECONDS = 60
+LOG_LINES = 300  # the engine cuts each line at 16 KB, so this bounds the bytes too
 # Threads of many labs share one client; docker-py's default pool of 25 would queue them silently.
 _POOL = 128
 
@@ -148,22 +150,33 @@ class Engine:
                     if error.status_code != 409:
                         raise
 
-    def ending(self, lease_id: str) -> str:
-        """Why the container of a lease is not running, in one sentence."""
+    def remains(self, lease_id: str) -> Remains | None:
+        """What is known about the container of a lease that does not run any more; None where there is no container.
+
+        Raises:
+            EngineError: the engine does not answer.
+        """
+        if not (found := self._by_lease(lease_id)):
+            return None
+        with translated("look at the container"):
+            container = self._quick.inspect_container(found[0]["Id"])
+        state, memory = container["State"], container.get("HostConfig", {}).get("Memory")
+        error = str(state.get("Error") or "")[:200]
+        return Remains(state.get("ExitCode"), bool(state.get("OOMKilled")), error, int(memory or 0), self.last_words(lease_id))
+
+    def last_words(self, lease_id: str) -> bytes:
+        """The end of what the container of a lease wrote to its log; b'' where it cannot be had.
+
+        The log, and no file of the container: to read a file, the engine mounts all of its volumes and holds on to the
+        container meanwhile, so a NAS that stalls would keep the lab from being ended.
+        """
         try:
             found = self._by_lease(lease_id)
-            with translated("look at the container"):
-                state = self._quick.inspect_container(found[0]["Id"])["State"] if found else {}
-        except EngineError:
-            return "The lab ended."
-        if state.get("OOMKilled"):
-            return "The lab was stopped because it used more memory than its profile allows."
-        if state.get("ExitCode") == 137:
-            # Debian 12's engine sometimes loses the OOM mark; 137 is SIGKILL, which otherwise only an admin sends.
-            return "The lab was killed, most likely because it used more memory than its profile allows."
-        if error := state.get("Error"):
-            return f"The lab could not run: {str(error)[:200]}"
-        return f"The lab ended with exit code {state.get('ExitCode', 'unknown')}."
+            with translated("read the container's log"):
+                return bytes(self._quick.logs(found[0]["Id"], tail=LOG_LINES)) if found else b""
+        except EngineError as error:
+            log.info("the log of lease %s cannot be read: %s", lease_id, error)
+            return b""
 
     def start(self, container_id: str) -> None:
         """Start a created container.

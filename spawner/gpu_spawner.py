@@ -14,6 +14,7 @@ from dockerspawner import DockerSpawner
 from traitlets import Unicode, default
 
 from spawner import answering, container, options, policy, present, probe, profiles, refusals, settlement, volumes
+from spawner.endings import tell
 from spawner.errors import EngineError, LabEnded, LabError, Queued, RequestError
 from spawner.lanes import Lane, Lanes
 from spawner.model import ContainerSpec, GpuRequest, Holder, Presence
@@ -260,7 +261,7 @@ class GpuSpawner(DockerSpawner):
             return None
         if presence is Presence.ABSENT:
             return 0
-        return await self._in_lane(self.lab.engine.ending, self.lease_id)
+        return await self._in_lane(tell, self.lab, self.lease_id)
 
     async def stop(self, now: bool = False) -> None:
         """Ask the lab to end and remove its container; the GPUs are given back by settlement."""

@@ -6,7 +6,7 @@ an unavailable profile is unavailable to everyone, always.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from spawner import sharing
 from spawner.errors import UnavailableError
@@ -41,6 +41,23 @@ def require_available(profile: Profile, capacity: HostCapacity, gpus: Sequence[G
     """
     if reason := unavailable_reason(profile, capacity, gpus):
         raise UnavailableError(reason, "Choose another profile.")
+
+
+def next_larger(profile: Profile, offered: Iterable[Profile], capacity: HostCapacity, gpus: Sequence[Gpu]) -> Profile | None:
+    """The smallest profile with more memory that this host can give; None where there is none.
+
+    One with as many GPUs is taken before one with fewer, that before one with more, and last, for work on GPUs, one without any.
+    """
+
+    def rank(other: Profile) -> tuple[int, int]:
+        if other.gpus == profile.gpus:
+            return 0, other.memory
+        if other.gpus > profile.gpus:
+            return 2, other.memory
+        return (1 if other.gpus else 3), other.memory
+
+    able = [p for p in offered if p.memory > profile.memory and not unavailable_reason(p, capacity, gpus)]
+    return min(able, key=rank, default=None)
 
 
 def gib(size: int) -> str:

@@ -247,3 +247,58 @@ class Tally:
     out: int
     waiting: int
     busy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDeath:
+    """A process of a lab that was killed because the lab's memory was full, as the lab itself tells it.
+
+    Attributes:
+        at: when it was noticed.
+        what: `kernel`, `server` (JupyterLab itself) or `process`.
+        name: its program; '' where it is not known.
+        notebook: the notebook that it, or what started it, belongs to; '' without one.
+        rss: bytes that it held when it was last seen; None where it is not known.
+    """
+
+    at: datetime
+    what: str
+    name: str = ""
+    notebook: str = ""
+    rss: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """What a lab's guard wrote about memory. Written inside the lab, so believed about that lab only.
+
+    Attributes:
+        kills: how many of its processes were killed for memory; None where its kernel does not say.
+        peak: most bytes it ever used; None where it is not known.
+        signal: the signal that ended the server; 0 while it runs or where it ended by itself.
+        deaths: the latest of them, oldest first.
+    """
+
+    kills: int | None
+    peak: int | None
+    signal: int
+    deaths: tuple[MemoryDeath, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What the engine knows about a container that is not running.
+
+    Attributes:
+        exit_code: None where the engine does not say.
+        oom_killed: some process of it was killed for memory; not necessarily its last one.
+        error: why it could not run, in the engine's words; '' as a rule.
+        memory: its limit in bytes; 0 where it had none.
+        log: the end of its log.
+    """
+
+    exit_code: int | None
+    oom_killed: bool
+    error: str
+    memory: int
+    log: bytes = b""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from spawner.pages import static_files
+from spawner.pages import kills, static_files
 from spawner.pages.forms import TEMPLATES
 
 # No inline script and no foreign origin: what a person typed cannot become code even where a template forgot to escape it.
@@ -50,6 +50,7 @@ def configure_pages(c: Any, profile_titles: Mapping[str, str] | None = None) -> 
         "profile_titles": dict(profile_titles or {}),
         # JupyterHub calls a callable with the user, once per page.
         "moment": lambda _user: datetime.now(timezone.utc).replace(tzinfo=None),
+        "memory_kills": lambda _user: kills.of,
         **hub.get("template_vars", {}),
     }
     settings = dict(hub.get("tornado_settings", {}))

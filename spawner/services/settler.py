@@ -18,6 +18,7 @@ from spawner.services import loop
 # Python's own answer to that is a traceback.
 _asked_to_end = loop.stop_on_signals() if __name__ == "__main__" else threading.Event()
 
+from spawner import endings  # noqa: E402
 from spawner.errors import LabError  # noqa: E402
 from spawner.model import Presence  # noqa: E402
 from spawner.runtime import Lab, open_lab  # noqa: E402
@@ -46,6 +47,7 @@ def settle_once(lab: Lab) -> None:
         looking = [
             lease for lease in leases if decide(lease, present.get(lease.id, missing), now, lab.patience) is not Action.KEEP
         ]
+        endings.tell_of_stopped(lab, looking, present)
         settle_all(looking, lab.ledger, lab.engine, lab.clock, lab.patience)
         end_strays(lab, present)
     except LabError as error:

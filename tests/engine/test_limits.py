@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from spawner import evidence
 from spawner.errors import EngineError
 from spawner.model import Presence
 from tests.engine.lab import CPUS, MEMORY, PIDS, SHM, EngineLab, eventually
@@ -59,10 +60,15 @@ def test_a_lab_over_its_memory_is_ended_and_the_reason_is_kept(gpu_lab: EngineLa
     inside = gpu_lab.start(command=("sh", "-c", "x=12345678; while true; do x=$x$x; done"))
     lease = inside.lease.id
     assert eventually(lambda: gpu_lab.engine.presence(lease), lambda p: p is Presence.STOPPED) is Presence.STOPPED
+    remains = gpu_lab.engine.remains(lease)
+    assert (remains.exit_code, remains.memory) == (137, MEMORY)
     # Engine 20.10 may hear of the end before its reason; then only the exit code of a killed process is left.
-    assert gpu_lab.engine.ending(lease) in (
-        "The lab was stopped because it used more memory than its profile allows.",
-        "The lab was killed, most likely because it used more memory than its profile allows.",
+    told = evidence.why(remains, None, None)
+    assert told.startswith(
+        (
+            "The lab was stopped because it used more memory than its profile allows: the limit is 0.1 GB",
+            "The lab was killed, most likely because it used more memory than its profile allows.",
+        )
     )
 
 

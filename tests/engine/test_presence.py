@@ -44,7 +44,7 @@ def test_a_lease_s_container_is_created_running_stopped_and_absent(gpu_lab: Engi
     engine.client.stop(inside.id, timeout=5)
     # The engine's list may lag a moment behind its own answer.
     assert eventually(lambda: engine.presence(lease), lambda p: p is Presence.STOPPED) is Presence.STOPPED
-    assert engine.ending(lease) == "The lab ended with exit code 3."
+    assert engine.remains(lease).exit_code == 3
     engine.remove(lease)
     assert engine.presence(lease) is Presence.ABSENT
 

@@ -14,6 +14,8 @@ from typing import Any
 import docker
 import pytest
 
+from spawner import evidence
+from spawner.records import Remains
 from tests.support.ownership import give_up_name, take_name
 
 REPO = Path(__file__).resolve().parents[2]
@@ -175,6 +177,45 @@ def test_stop_is_quick_because_signals_arrive(start: Callable[..., Any]) -> None
     began = time.monotonic()
     lab.stop(timeout=30)
     assert time.monotonic() - began < 10
+
+
+def scores(lab: Any) -> dict[str, int]:
+    """Command line → how early the kernel would kill it for memory, of every process of a lab."""
+    script = "cd /proc; for p in [0-9]*; do echo $(cat $p/oom_score_adj) $(tr -c '[:print:]' ' ' < $p/cmdline); done 2>/dev/null"
+    lines = lab.exec_run(["bash", "-c", script]).output.decode().splitlines()
+    return {words: int(score) for score, _, words in (line.partition(" ") for line in lines)}
+
+
+def test_terminals_and_whatever_else_runs_go_before_the_server_when_memory_is_full(start: Callable[..., Any]) -> None:
+    lab = start(command=["gpulab-start", "--IdentityProvider.token=x"])
+    wait_until_it_answers(lab)
+    ask = "import urllib.request as r; r.urlopen(r.Request('http://127.0.0.1:8888/api/terminals?token=x', b''), timeout=20)"
+    assert lab.exec_run(["python", "-c", ask]).exit_code == 0
+    lab.exec_run(["sleep", "600"], detach=True)
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while scores(lab).get("sleep 600", 0) == 0 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    found = scores(lab)
+    assert (found["/bin/bash -l"], found["sleep 600"]) == (1000, 1000)
+    assert {score for words, score in found.items() if "jupyter lab" in words or "jupyter-lab" in words} == {0}
+
+
+def test_a_server_that_is_killed_from_outside_says_that_it_was_not_for_memory(start: Callable[..., Any]) -> None:
+    lab = start()
+    wait_until_it_answers(lab)
+    lab.exec_run(["bash", "-c", "kill -9 $(pgrep -f bin/jupyter-lab)"])
+    assert lab.wait(timeout=30)["StatusCode"] == 137
+    report = evidence.parse(lab.logs())
+    assert report is not None
+    assert (report.signal, report.kills, report.deaths) == (9, 0, ())
+    remains = Remains(137, oom_killed=False, error="", memory=0, log=lab.logs())
+    assert evidence.why(remains, None, None).startswith("The lab was killed from outside")
+
+
+def test_a_lab_ends_with_the_code_of_its_server(client: docker.DockerClient) -> None:
+    with pytest.raises(docker.errors.ContainerError) as failed:
+        client.containers.run(IMAGE, ["gpulab-start", "--port=x"], remove=True, stderr=True, **RESTRICTED)
+    assert failed.value.exit_status == 1
 
 
 def test_what_an_engineer_installs_goes_home_and_breaks_nothing(run: Run, home: str) -> None:

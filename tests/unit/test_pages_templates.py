@@ -177,6 +177,17 @@ def test_home_page_shows_each_lab_with_what_can_be_done():
     assert "stopping" in page.text
 
 
+def test_home_page_says_what_was_killed_in_a_lab_that_runs():
+    lab = spawner("run")
+    lab.lease_id = "1" * 32
+    stopped = spawner(active=False)
+    killed = {"run": ((NOW, f"The kernel of “{NASTY}” was killed."),)}
+    page = Page(render("home.html", user=person("ana", lab), default_server=stopped, memory_kills=lambda s: killed[s.name]))
+    assert f"The kernel of “{NASTY}” was killed." in page.text
+    (note,) = [attrs for _, attrs in page.elements if "lab-killed" in (attrs.get("class") or "")]
+    assert note["data-seen"] == f"{'1' * 32}-{int(NOW.timestamp())}"
+
+
 def test_error_page_explains_the_rule_for_names():
     page = Page(render("error.html", status_code=400, message="Invalid server_name: 'Ä'"))
     assert "not a valid name for a lab" in page.text

@@ -56,6 +56,18 @@
     location.assign(event.target.dataset.spawnUrl + document.getElementById("new-lab-name").value);
   });
 
+  // What was read is remembered by this browser; the lab's log, where it comes from, cannot be written to.
+  for (const note of page.querySelectorAll(".lab-killed")) {
+    const key = `gpulab-read-${note.dataset.seen}`;
+    const button = note.querySelector("button");
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      localStorage.setItem(key, "yes");
+      note.remove();
+    });
+    if (localStorage.getItem(key)) note.remove();
+  }
+
   for (const row of page.querySelectorAll("[data-pending]")) {
     settled(row.dataset.serverName).then(
       () => location.reload(),
