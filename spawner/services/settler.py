@@ -22,6 +22,7 @@ from spawner import endings  # noqa: E402
 from spawner.errors import LabError  # noqa: E402
 from spawner.model import Presence  # noqa: E402
 from spawner.runtime import Lab, open_lab  # noqa: E402
+from spawner.services.sampling import Sampler  # noqa: E402
 from spawner.settlement import OVERDUE_STOP_SECONDS, Action, decide, settle_all  # noqa: E402
 
 PERIOD_SECONDS = 5.0
@@ -101,6 +102,7 @@ def main(argv: list[str]) -> int:
     except LabError as error:
         log.error("%s", error.message)
         return 1
+    Sampler(lab).run(_asked_to_end, parent)
     run(lab, _asked_to_end, parent)
     return 0
 
