@@ -22,7 +22,7 @@ from spawner.engine import Engine
 from spawner.errors import EngineUnknown, LabError
 from spawner.gpu_spawner import GpuSpawner
 from spawner.model import Holder, LabConfig
-from spawner.pages import board_routes, line_handlers, usage_handlers
+from spawner.pages import board_routes, line_handlers, notice_handlers, usage_handlers
 from spawner.runtime import open_lab
 
 POLL_SECONDS = 10
@@ -33,6 +33,8 @@ SERVICE_SCOPES: dict[str, tuple[str, ...]] = {
     # Speaks to engine and ledger only.
     "settler": (),
     "line": ("start:servers",),
+    # Stops labs. What their kernels do it asks of each lab with that lab's own token, so this one never enters a container.
+    "reclaim": ("delete:servers",),
 }
 # Named servers that may exist, running or not, for each that may run at once.
 NAMED_SERVERS_PER_RUNNING = 5
@@ -142,7 +144,12 @@ def _hub(c: Any, config: LabConfig, file: str, gateway: str) -> None:
         space_guard.FORGET: functools.partial(_forget_ticket, file),
         line_handlers.LAB_FILE: file,
     }
-    c.JupyterHub.extra_handlers = [*line_handlers.HANDLERS, *usage_handlers.HANDLERS, *board_routes.ROUTES]
+    c.JupyterHub.extra_handlers = [
+        *line_handlers.HANDLERS,
+        *notice_handlers.HANDLERS,
+        *usage_handlers.HANDLERS,
+        *board_routes.ROUTES,
+    ]
 
 
 def _proxy(c: Any, config: LabConfig) -> None:

@@ -196,8 +196,9 @@ class Watch:
         stop_at: the moment that the warning named; None without a warning.
         safe_until: extended by the holder until then; None without an extension.
         extensions: how often.
-        cause: `idle`, `life`, `seat` or `message`; '' where nothing was said.
+        cause: `idle`, `life` or `message`; `stop` where the stop is under way; '' where nothing was said.
         text: what the person reads.
+        seen: when the lab was last looked at; time in which nobody looked does not count.
     """
 
     lease: str
@@ -209,6 +210,7 @@ class Watch:
     extensions: int = 0
     cause: str = ""
     text: str = ""
+    seen: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

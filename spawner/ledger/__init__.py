@@ -7,6 +7,7 @@ why `release` is called by `settlement` only.
 
 from __future__ import annotations
 
+from spawner.ledger.care import Care
 from spawner.ledger.requests import Admit, Choose, Line, Requests, Turn
 from spawner.ledger.tables import SCHEMA_VERSION
 from spawner.ledger.usage import REFUSED, Usage
@@ -14,7 +15,7 @@ from spawner.ledger.usage import REFUSED, Usage
 __all__ = ["REFUSED", "SCHEMA_VERSION", "Admit", "Choose", "Ledger", "Line", "Turn"]
 
 
-class Ledger(Requests, Usage):
+class Ledger(Requests, Usage, Care):
     """An opened ledger; safe to use from several threads and processes at once.
 
     All times are aware datetimes in UTC. Every method raises `LedgerError` when the database does not answer.

@@ -167,25 +167,13 @@ class Journal(Store):
     def watch(self, watch: Watch) -> None:
         """Keep what reclaim knows of a lease."""
         with self._transaction() as connection:
-            connection.execute(watches.delete().where(watches.c.lease == watch.lease))
-            connection.execute(
-                watches.insert().values(
-                    lease=watch.lease, extensions=watch.extensions, cause=watch.cause, text=watch.text[:1000],
-                    **{name: _stored(getattr(watch, name)) for name in _WATCH_TIMES},
-                )
-            )  # fmt: skip
+            write_watches(connection, [watch])
 
     def watches(self) -> dict[str, Watch]:
         """What reclaim knows, by lease id."""
         with self._transaction(write=False) as connection:
             rows = connection.execute(sa.select(watches)).all()
-        return {
-            row.lease: Watch(
-                row.lease, extensions=row.extensions, cause=row.cause, text=row.text,
-                **{name: aware(getattr(row, name)) for name in _WATCH_TIMES},
-            )
-            for row in rows
-        }  # fmt: skip
+        return {row.lease: watch_of(row) for row in rows}
 
     def tally(self, tally: Tally) -> None:
         """Add a point to the picture of the last days; old ones go."""
@@ -206,7 +194,30 @@ class Journal(Store):
         return tuple(Tally(aware(r.at), r.total, r.held, r.idle, r.out, r.waiting, r.busy) for r in rows)
 
 
-_WATCH_TIMES = ("idle_since", "noticed", "warned", "stop_at", "safe_until")
+_WATCH_TIMES = ("idle_since", "noticed", "warned", "stop_at", "safe_until", "seen")
+
+
+def watch_of(row: Any) -> Watch:
+    """A row of `watches` as a value."""
+    times = {name: aware(getattr(row, name)) for name in _WATCH_TIMES}
+    return Watch(row.lease, extensions=row.extensions, cause=row.cause, text=row.text, **times)
+
+
+def write_watches(connection: sa.Connection, new: Sequence[Watch]) -> None:
+    """Keep watches, inside a transaction."""
+    if not new:
+        return
+    connection.execute(watches.delete().where(watches.c.lease == sa.bindparam("of")), [{"of": watch.lease} for watch in new])
+    connection.execute(
+        watches.insert(),
+        [
+            {
+                "lease": watch.lease, "extensions": watch.extensions, "cause": watch.cause, "text": watch.text[:1000],
+                **{name: _stored(getattr(watch, name)) for name in _WATCH_TIMES},
+            }
+            for watch in new
+        ],
+    )  # fmt: skip
 
 
 def latest(connection: sa.Connection) -> int:

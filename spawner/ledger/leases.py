@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from spawner.errors import LedgerError
-from spawner.ledger import fairness
+from spawner.ledger import care, fairness
 from spawner.ledger.journal import write_event
 from spawner.ledger.store import Store
 from spawner.ledger.tables import LIVE, aware, lease_gpus, lease_of, leases, naive, one_of, tickets, watches
@@ -248,6 +248,7 @@ def release(
     connection.execute(_UNWATCH, {"of_lease": lease_id})
     fairness.add(connection, lease.holder.user, len(lease.gpus), lease.created, now, half_life)
     write_event(connection, now, "lab", "lease.released", lease=lease, detail={"why": reason[:200]})
+    care.on_release(connection, lease, now)
     if lease.ticket and lease.bound is None:
         _try_again(connection, lease, now, blameless)
 

@@ -145,6 +145,7 @@ watches = sa.Table(
     sa.Column("warned", sa.DateTime),
     sa.Column("stop_at", sa.DateTime),
     sa.Column("safe_until", sa.DateTime),
+    sa.Column("seen", sa.DateTime),
     sa.Column("extensions", sa.Integer, nullable=False, server_default="0"),
     _text("cause", 32),
     _text("text", 1000),

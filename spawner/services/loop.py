@@ -11,8 +11,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+from spawner.errors import LabError
 
 log = logging.getLogger("gpulab")
 
@@ -54,3 +57,19 @@ def stop_on_signals() -> threading.Event:
 def announce(name: str) -> None:
     """Send log lines to standard error with the service's name."""
     logging.basicConfig(level=logging.INFO, format=f"[I {name}] %(message)s", stream=sys.stderr)
+
+
+@contextmanager
+def kept_apart(log: logging.Logger, what: str) -> Iterator[None]:
+    """Log whatever goes wrong inside, and go on: one lab's trouble must not be another's.
+
+    Args:
+        log: where.
+        what: went wrong, in one sentence.
+    """
+    try:
+        yield
+    except LabError as error:
+        log.warning("%s: %s", what, error)
+    except Exception:
+        log.exception("%s", what)
