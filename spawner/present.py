@@ -16,7 +16,7 @@ from spawner.model import EngineFacts, Gpu, GpuRequest, Holder, LabConfig, Lease
 from spawner.pages import board, forms, line_state, views
 from spawner.pages.board_views import ProfileWait
 from spawner.pages.viewer import Viewer
-from spawner.records import Ticket
+from spawner.records import GpuMark, Ticket
 from spawner.runtime import Lab
 
 
@@ -28,6 +28,7 @@ class Snapshot:
         facts: what the engine said; None when it did not answer.
         problem: one sentence for the person when a part did not answer.
         waits: profile → what a start with it would wait now.
+        marks: what is out of circulation.
     """
 
     gpus: tuple[Gpu, ...]
@@ -36,6 +37,7 @@ class Snapshot:
     problem: str
     now: datetime
     waits: Mapping[str, ProfileWait] = field(default_factory=dict)
+    marks: tuple[GpuMark, ...] = ()
 
 
 def gather(lab: Lab) -> Snapshot:
@@ -45,20 +47,21 @@ def gather(lab: Lab) -> Snapshot:
     facts = None
     problem = ""
     waits: Mapping[str, ProfileWait] = {}
+    marks: tuple[GpuMark, ...] = ()
     now = lab.clock()
     try:
-        gpus, leases = lab.units(), lab.ledger.active()
+        gpus, leases, marks = lab.units(), lab.ledger.active(), lab.ledger.marks()
         waits = {wait.key: wait for wait in board.look_at_line(lab, gpus, now).waits}
         facts = lab.engine.facts()
     except LabError as error:
         problem = error.message
-    return Snapshot(gpus, leases, facts, problem, now, waits)
+    return Snapshot(gpus, leases, facts, problem, now, waits, marks)
 
 
 def form(data: Snapshot, holder: Holder, config: LabConfig, selected: str = "") -> str:
     """The spawn form of a person, as HTML."""
     cards = tuple(_card(profile, data) for profile in config.profiles.values())
-    summary = views.GpuSummary(_gpu_views(data.gpus, data.leases, _names(config, holder)), data.problem)
+    summary = views.GpuSummary(_gpu_views(data.gpus, data.leases, _names(config, holder), data.marks), data.problem)
     return forms.profile_form(views.SpawnFormView(cards, summary, data.now, holder.user, selected))
 
 
@@ -71,7 +74,7 @@ def no_gpu_free(error: NoGpuFree, request: GpuRequest, data: Snapshot, holder: H
         return error.message, error_html(error)
     view = views.NoGpuFreeView(
         wanted=error.wanted,
-        gpus=_gpu_views(_suitable(data.gpus, request), data.leases, _names(config, holder)),
+        gpus=_gpu_views(_suitable(data.gpus, request), data.leases, _names(config, holder), data.marks),
         now=data.now,
         viewer=holder.user,
         alternatives=tuple(_alternatives(data, config, error.wanted)),
@@ -146,10 +149,13 @@ def _names(config: LabConfig, holder: Holder) -> Viewer:
     return Viewer(holder.user, names=config.board.names_for_everyone)
 
 
-def _gpu_views(gpus: Iterable[Gpu], leases: Iterable[Lease], viewer: Viewer) -> tuple[views.GpuView, ...]:
+def _gpu_views(
+    gpus: Iterable[Gpu], leases: Iterable[Lease], viewer: Viewer, marks: Iterable[GpuMark] = ()
+) -> tuple[views.GpuView, ...]:
     held = {uuid: lease for lease in leases for uuid in lease.gpus}
     ordered = sorted(gpus, key=lambda gpu: (gpu.node, gpu.index, gpu.uuid))
     labels = board.labels(ordered)
+    out = {row.id: row.out.words for row in board.gpu_rows(ordered, (), marks, {}) if row.out}
     return tuple(
         views.GpuView(
             label=labels[gpu.uuid],
@@ -159,6 +165,7 @@ def _gpu_views(gpus: Iterable[Gpu], leases: Iterable[Lease], viewer: Viewer) -> 
             holder=_holder_view(held[gpu.uuid], viewer) if gpu.uuid in held else None,
             unit=gpu.uuid,
             note=sharing.NOT_ISOLATED if gpu.seats else "",
+            out=out.get(gpu.uuid, ""),
         )
         for gpu in ordered
     )

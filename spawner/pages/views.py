@@ -63,6 +63,7 @@ class GpuView:
         holder: who holds it; None when it is free.
         unit: its name in leases, for the script that keeps the numbers fresh.
         note: what a person must know before they use it; may be empty.
+        out: why it is given to nobody new; '' where it is in use.
     """
 
     label: str
@@ -72,6 +73,12 @@ class GpuView:
     holder: HolderView | None = None
     unit: str = ""
     note: str = ""
+    out: str = ""
+
+    @property
+    def free(self) -> bool:
+        """Nobody holds it, and somebody may."""
+        return self.holder is None and not self.out
 
     @property
     def memory(self) -> str:
@@ -98,8 +105,8 @@ class GpuSummary:
 
     @property
     def free(self) -> int:
-        """Number of GPUs that nobody holds."""
-        return sum(gpu.holder is None for gpu in self.gpus)
+        """Number of GPUs that nobody holds and somebody may."""
+        return sum(gpu.free for gpu in self.gpus)
 
     @property
     def simulated(self) -> bool:
@@ -238,7 +245,7 @@ class NoGpuFreeView:
     @property
     def sentence(self) -> str:
         """What was asked, and what is free."""
-        free = sum(gpu.holder is None for gpu in self.gpus)
+        free = sum(gpu.free for gpu in self.gpus)
         verb = "is" if free == 1 else "are"
         return f"You asked for {count(self.wanted, 'GPU')}; {free} of {len(self.gpus)} {verb} free."
 

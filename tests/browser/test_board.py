@@ -202,11 +202,11 @@ def test_pages_are_accessible(module_lab: HubProcess, visitor: Visitors, dark: b
     root.open("/hub/login")
     root.assert_accessible()
     root.log_in(module_lab.token("root", admin=True))
-    module_lab.start_lab("bo", module_lab.token("bo"), "gpu-1", "night-run")
-    assert module_lab.api(
-        "POST", "/gpus/marks", module_lab.token("root", admin=True), json={"subject": GPU_B, "reason": "new fan"}
-    ).ok
-    for path in ("/hub/home", "/hub/spawn/root", "/hub/token", "/hub/line", "/hub/gpus"):
+    token = module_lab.token("root", admin=True)
+    module_lab.start_lab("root", token, "gpu-1", "night-run")
+    assert module_lab.api("POST", "/gpus/marks", token, json={"subject": GPU_B, "reason": "new fan"}).ok
+    assert module_lab.post_lab("root", token, {"profile": "gpu-1"}).status_code == 409, "a ticket for the page of the line"
+    for path in ("/hub/home", "/hub/spawn/root", "/hub/token", "/hub/line", "/hub/usage", "/hub/audit", "/hub/gpus"):
         root.open(path)
         page.wait_for_load_state()
         root.assert_accessible()

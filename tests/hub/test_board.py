@@ -20,9 +20,8 @@ import yaml
 
 from spawner.ledger import Ledger
 from spawner.model import Holder
-from spawner.pages import usage_handlers
+from spawner.pages import line_handlers, usage_handlers
 from spawner.pages.board_routes import ROUTES
-from spawner.pages.line_handlers import HANDLERS
 from tests.support.hub import GPU_A, GPU_B, REPO, HubProcess
 from tests.support.web import Browser
 
@@ -144,7 +143,7 @@ def act(hub: HubProcess, token: str, method: str, path: str, body: Any = None, s
 
 def test_description_has_every_address_and_method_and_no_other():
     served = set()
-    for path, handler in [*ROUTES, *HANDLERS, *usage_handlers.HANDLERS]:
+    for path, handler in [*ROUTES, *line_handlers.HANDLERS, *usage_handlers.HANDLERS]:
         if not path.startswith("/api"):
             continue
         plain = path.replace(r"\.", ".").replace("([0-9a-f]{32})", "{id}").replace("([^/]+)", "{subject}")
@@ -176,7 +175,7 @@ def test_admin_sees_names_and_engineers_see_their_own_and_the_counts(module_lab:
     assert (ticket["who"], ticket["number"]) == ("bo (lab “bos-lab”)", 1)
 
     for viewer, others in (("bo", ["ana", lease.id]), ("ana", ["bos-lab", ticket["id"]])):
-        for path in ("/gpus", "/gpus/line?limit=1000", "/gpus/history"):
+        for path in ("/gpus", "/gpus/line?limit=1000", "/gpus/history", "/gpus/tickets", "/gpus/usage"):
             text = json.dumps(read(hub, tokens[viewer], path))
             assert [secret for secret in others if secret in text] == [], path
     assert [gpu["mine"] for gpu in read(hub, tokens["ana"])["gpus"]] == [True, True]

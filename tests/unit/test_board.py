@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from spawner import placement, policy
+from spawner import placement, policy, present
 from spawner.errors import LabError, LedgerError
 from spawner.grants import SharingRule
 from spawner.ledger import Ledger
@@ -24,7 +24,7 @@ from spawner.pages.viewer import Viewer
 from spawner.records import Fault, GpuMark, GpuSample, Maintenance, MarkKind, Tally, Ticket, Watch
 from spawner.runtime import Lab
 from tests.unit.pages_html import NASTY, Page, render
-from tests.unit.values import T0, after, make_gpu, make_lease, shipped_config
+from tests.unit.values import T0, after, make_facts, make_gpu, make_lease, shipped_config
 
 ADMIN = Viewer("root", names=True, acts=True)
 ANA, BO, NOBODY = Viewer("ana"), Viewer("bo"), Viewer()
@@ -191,6 +191,25 @@ def test_a_drained_gpu_is_free_for_nobody(world: World):
     profiles = {profile["key"]: profile for profile in world.shown().board(BO)["profiles"]}
     assert (profiles["gpu-1"]["free"], profiles["gpu-1"]["wait"]) == (1, "Starts at once.")
     assert profiles["gpu-2"] == {"key": "gpu-2", "free": 1, "wait": ""}, "waiting would not help"
+
+
+def test_the_form_says_what_is_out_of_use_and_does_not_count_it(world: World):
+    world.ledger.mark(GpuMark(world.gpus[0].uuid, MarkKind.DRAINED, "new fan", "root", T0))
+    data = present.gather(replace(world.lab, engine=SimpleNamespace(facts=make_facts)))
+    drawn = Page(present.form(data, Holder("bo"), world.lab.config))
+    assert "1 of 2 GPUs free" in drawn.text
+    assert "drained by an admin: new fan" in drawn.text
+
+
+def test_the_form_names_others_only_where_lab_yaml_says_so(world: World):
+    world.run("ana", "gpu-1", "anas-lab")
+    data = present.gather(replace(world.lab, engine=SimpleNamespace(facts=make_facts)))
+    config = world.lab.config
+    assert "anas-lab" not in present.form(data, Holder("bo"), config)
+    assert "held by another person since" in Page(present.form(data, Holder("bo"), config)).text
+    assert "held by you (lab “anas-lab”)" in Page(present.form(data, Holder("ana"), config)).text
+    shown = replace(config, board=replace(config.board, names_for_everyone=True))
+    assert "held by ana (lab “anas-lab”)" in Page(present.form(data, Holder("bo"), shown)).text
 
 
 # --- nobody learns what is not theirs to know
