@@ -114,8 +114,8 @@ class Shown:
             if profiles != before.profiles(viewer):
                 found["profiles"] = profiles
         head, headed = self.head(viewer), before.head(viewer)
-        same = all(head[key] == headed[key] for key in head if key != "at")
-        return None if same and not found else {**head, **found}
+        found.update({key: value for key, value in head.items() if key != "at" and value != headed[key]})
+        return {"at": head["at"], **found} if found else None
 
     def load_text(self, before: Shown) -> str:
         """The loads that changed since an earlier look, as JSON text; '' where none did. The same for everyone."""
