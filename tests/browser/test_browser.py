@@ -213,6 +213,8 @@ def test_jupyterhubs_own_pages_run_under_the_lab_policy(module_lab: HubProcess, 
     root.open("/hub/admin")
     expect(root.page.locator("#react-admin-hook").get_by_text("root", exact=True).first).to_be_visible()
     root.open("/hub/token")
+    # JupyterHub's script comes by a loader, later than the page.
+    module_lab.wait_for(lambda: root.page.evaluate("window._jupyterhub_page_loaded"), 20, "the script of the page of tokens")
     root.page.get_by_role("button", name="Request new API token").click()
     expect(root.page.locator("#token-result")).not_to_be_empty()
 
