@@ -19,12 +19,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from spawner import placement, policy, settlement, sharing
+from spawner import policy, settlement, sharing
 from spawner.errors import DeniedError, EngineUnknown, LabError, LedgerError
 from spawner.grants import Allowance, LineRules, PolicyRules, ProfileRule, SharingRule
 from spawner.ledger import Ledger
 from spawner.model import Gpu, GpuRequest, Holder, Lease, Presence
-from spawner.records import Ticket
+from spawner.records import Remains, Ticket
 from spawner.runtime import Lab
 from spawner.services.settler import settle_once
 from tests.unit.values import T0, make_gpu, shipped_config
@@ -151,6 +151,10 @@ class ModelEngine:
         self.boxes.pop(lease_id, None)
         self._call()
 
+    def remains(self, lease_id: str) -> Remains | None:
+        self._call()
+        return Remains(1, False, "", 0, b"") if lease_id in self.boxes else None
+
     def arrive(self, lease_id: str) -> None:
         """A creation is carried out."""
         self.boxes[lease_id] = Box(self.travelling.pop(lease_id).gpus)
@@ -159,6 +163,9 @@ class ModelEngine:
 class ModelInventory:
     def gpus(self) -> tuple[Gpu, ...]:
         return GPUS
+
+    def links(self) -> dict[frozenset[str], int]:
+        return {frozenset((GPUS[0].uuid, GPUS[1].uuid)): 1}
 
 
 @dataclass
@@ -253,7 +260,7 @@ class World:
             self.settle_holder(holder)
             made = self.ledger.acquire(
                 request, holder, gpus, lease_id=next(self.ids), now=self.now(), admit=policy.admit(CONFIG, ()),
-                choose=placement.packed,
+                choose=self.lab.place,
             )  # fmt: skip
         except DeniedError:
             made = None
