@@ -199,7 +199,8 @@ class Machine(RuleBasedStateMachine):
     def the_line_moves(self, _pick: int, fault: int) -> None:
         before = {lease[0] for lease in self._rows("SELECT id FROM leases WHERE state = 'claimed'")}
         self.world.at_risk(fault, self.world.advance)
-        self._nothing_passed_an_overdue_one(before)
+        if {lease[0] for lease in self._rows("SELECT id FROM leases WHERE state = 'claimed'")} - before:
+            self._nothing_passed_an_overdue_one(before)
 
     def a_claim_is_started(self, pick: int, fault: int) -> bool:
         ids = self._tickets("claimed")
