@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10
 CALL_SECONDS = 60
-LOG_LINES = 300  # the engine cuts each line at 16 KB, so this bounds the bytes too
+LOG_LINES = 1000  # the engine cuts each line at 16 KB, so this bounds the bytes too
 # Threads of many labs share one client; docker-py's default pool of 25 would queue them silently.
 _POOL = 128
 

@@ -24,6 +24,9 @@ CLOSE_LOOK_SECONDS = 0.2
 CLOSE = 0.7
 # A killed process is gone only when its memory is given back.
 LOOKS_FOR_A_VICTIM = 25
+# The server writes a line for each request; this keeps the last report near the end of the log for a day.
+TELL_AGAIN_SECONDS = 120.0
+TELL_FOR_SECONDS = 86400.0
 MOST_DEATHS = 4
 MOST_BYTES = 3500
 NAMED = 12
@@ -108,6 +111,8 @@ class Process:
         name, rest = os.path.basename(words[0]), words[1:]
         if len(rest) > 1 and rest[0] == "-m":
             return f"{name} -m {rest[1]}"
+        if "-c" in rest:
+            return f"{name} -c"
         plain = next((word for word in rest if not word.startswith("-")), "") if name.startswith("python") else ""
         return f"{name} {os.path.basename(plain)}".strip()
 
@@ -124,6 +129,7 @@ class Watch:
         self.looked_for = 0
         self.looks = 0
         self.deaths: list[dict[str, object]] = []
+        self.told = self.died = 0.0
 
     def look(self) -> float:
         """One look; seconds until the next one."""
@@ -140,6 +146,9 @@ class Watch:
                 self.looked_for = 0
             if not self.looked_for:
                 self.tell()
+        now = time.monotonic()
+        if self.deaths and now - self.told > TELL_AGAIN_SECONDS and now - self.died < TELL_FOR_SECONDS:
+            self.tell()
         if not self.looked_for:
             self.processes = {key: self.processes[key] for key in alive}
         return CLOSE_LOOK_SECONDS if self.looked_for or self.group.close_to_the_limit() else LOOK_SECONDS
@@ -177,6 +186,7 @@ class Watch:
         if process is not None:
             death |= {"name": process.name()[:60], "notebook": process.notebook[-60:], "rss": process.rss}
         self.deaths = [*self.deaths, death][-MOST_DEATHS:]
+        self.died = time.monotonic()
 
     def ended(self, status: int) -> None:
         """The server has ended: tell it where the end was not its own wish."""
@@ -204,6 +214,7 @@ class Watch:
                 break
             deaths = deaths[1:]
         os.write(2, line)
+        self.told = time.monotonic()
 
 
 def _raise(pid: int) -> None:
