@@ -99,11 +99,11 @@ def over_time(cuts: Sequence[Slice], span: Span, width: float = 720, height: flo
     """GPU-hours over the period, upright bars."""
     top = nice(max((cut.gpu_seconds for cut in cuts), default=0.0) / 3600)
     step = width / max(1, len(cuts))
-    short = (span.until - span.since).total_seconds() <= 3 * 86400
+    short = (span.until - span.since).total_seconds() <= 1.5 * 86400
     every = max(1, math.ceil(len(cuts) / 8))
     bars = []
     for number, cut in enumerate(cuts):
-        label = f"{cut.since:%d %b %H:%M}" if short else f"{cut.since:%d %b}"
+        label = f"{cut.since:%H:%M}" if short else f"{cut.since:%d %b}"
         words = (
             f"{cut.since:%Y-%m-%d %H:%M} UTC: {sheets.hours(cut.gpu_seconds)} GPU-hours, {sheets.hours(cut.idle_seconds)} idle"
         )
