@@ -11,7 +11,7 @@ import json
 from datetime import datetime, timezone
 
 from spawner.model import Profile
-from spawner.profiles import gib
+from spawner.profiles import gib, size_text
 from spawner.records import MemoryDeath, MemoryReport, Remains
 
 MARK = b"gpulab-memory: "
@@ -114,15 +114,15 @@ def by_itself(remains: Remains) -> bool:
 def kill(death: MemoryDeath, memory: int, larger: Profile | None) -> str:
     """What was killed in a lab that runs on, in words for its owner."""
     held = f"; it held {weight} GB when it was last seen" if (weight := _weight(death)) else ""
-    limit = f" of {gib(memory)} GB" if memory else ""
+    limit = f" of {size_text(memory)}" if memory else ""
     lost = "Its variables are lost, files are not." if death.what == "kernel" else "Files are kept."
     return f"{_named(death)} was killed because the lab's memory{limit} was full{held}. {lost} {_advice(memory, larger)}"
 
 
 def _sizes(memory: int, report: MemoryReport | None) -> str:
-    limit = f"the limit is {gib(memory)} GB" if memory else "the limit is unknown"
+    limit = f"the limit is {size_text(memory)}" if memory else "the limit is unknown"
     peak = report.peak if report else None
-    return f"{limit}, the most it used {'is unknown' if peak is None else f'was {gib(peak)} GB'}"
+    return f"{limit}, the most it used {'is unknown' if peak is None else f'was {size_text(peak)}'}"
 
 
 def _victims(report: MemoryReport | None) -> str:
@@ -156,4 +156,4 @@ def _named(death: MemoryDeath) -> str:
 def _advice(memory: int, larger: Profile | None) -> str:
     if larger is None:
         return "Use smaller batches, or load less at once."
-    return f"The next larger profile is “{larger.title}” with {gib(larger.memory)} GB; or use smaller batches."
+    return f"The next larger profile is “{larger.title}” with {size_text(larger.memory)}; or use smaller batches."

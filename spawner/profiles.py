@@ -60,6 +60,11 @@ def next_larger(profile: Profile, offered: Iterable[Profile], capacity: HostCapa
     return min(able, key=rank, default=None)
 
 
+def size_text(size: int) -> str:
+    """A size in bytes as a person says it: in MB below one GB."""
+    return f"{gib(size)} GB" if size >= 1 << 30 else f"{size >> 20} MB"
+
+
 def gib(size: int) -> str:
     """A size in bytes as GiB with at most one decimal."""
     return f"{size / (1 << 30):.1f}".removesuffix(".0")

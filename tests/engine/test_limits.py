@@ -66,7 +66,7 @@ def test_a_lab_over_its_memory_is_ended_and_the_reason_is_kept(gpu_lab: EngineLa
     told = evidence.why(remains, None, None)
     assert told.startswith(
         (
-            "The lab was stopped because it used more memory than its profile allows: the limit is 0.1 GB",
+            f"The lab was stopped because it used more memory than its profile allows: the limit is {MEMORY >> 20} MB",
             "The lab was killed, most likely because it used more memory than its profile allows.",
         )
     )

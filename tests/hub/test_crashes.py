@@ -97,7 +97,7 @@ def test_lab_that_ends_before_it_answers_is_told_with_the_reason(lab_files: LabF
         token = lab.token("ana")
         refused = lab.post_lab("ana", token, {"profile": "cpu"})
         assert refused.status_code == 500, refused.text
-        assert "used more memory than its profile allows" in refused.json()["message"]
+        assert "used more memory than its profile “CPU” allows: the limit is 24 MB" in refused.json()["message"]
         lab.wait_for(lambda: not lab.leases() and not lab.containers(), 30, "the ended lab to be settled")
 
 
