@@ -157,7 +157,8 @@ class GpuSpawner(DockerSpawner):
         except LabError as error:
             self.log.warning("%s not started: %s", self._log_name, error)
             self.waits = isinstance(error, Queued)
-            raise await self._in_lane(refusals.refusal, error, self._asked, self.holder, self.lab) from None
+            told = (error, self._asked, self.holder, self.lab, self._groups())
+            raise await self._in_lane(refusals.refusal, *told) from None
 
     async def _start(self) -> str:
         lab = self.lab

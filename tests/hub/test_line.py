@@ -52,6 +52,8 @@ def test_a_request_waits_and_its_lab_starts_by_itself(module_lab: HubProcess):
     assert again.status_code == 409
     assert [t["id"] for t in shown(hub, bo)] == [ticket["id"]], "asking again changes nothing"
     assert shown(hub, ana) == [], "nobody sees another's ticket"
+    for path in ("/gpus/tickets", "/gpus/notices"):
+        assert hub.api("GET", path, "no-such-token").status_code == 403
 
     hub.stop_lab("ana", ana)
     hub.wait_ready("bo", bo)
