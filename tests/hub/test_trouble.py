@@ -59,8 +59,8 @@ def test_stalled_engine_ends_no_lab_and_is_told(stalling: tuple[HubProcess, Stal
     assert "Traceback" not in reason
 
     # The hub has polled the lab by now, more than once, and heard nothing: it must take that for running.
-    log = hub.log.read_text().count("presence of lease")
-    hub.wait_for(lambda: hub.log.read_text().count("presence of lease") > log, 60, "a poll of the stalled engine")
+    log = hub.log.read_text().count("containers cannot be seen")
+    hub.wait_for(lambda: hub.log.read_text().count("containers cannot be seen") > log, 60, "a poll of the stalled engine")
     assert hub.engine.presence(lease.id) is Presence.RUNNING
     assert lease in hub.leases()
     assert (hub.server_model("ana", ana) or {})["ready"]
