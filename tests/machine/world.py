@@ -23,11 +23,11 @@ from spawner import policy, settlement, sharing
 from spawner.errors import DeniedError, EngineUnknown, LabError, LedgerError
 from spawner.grants import Allowance, LineRules, PolicyRules, ProfileRule, SharingRule
 from spawner.ledger import Ledger
-from spawner.model import Gpu, GpuRequest, Holder, Lease, Presence
+from spawner.model import EngineFacts, Gpu, GpuRequest, Holder, Lease, Presence
 from spawner.records import Remains, Ticket
 from spawner.runtime import Lab
 from spawner.services.settler import settle_once
-from tests.unit.values import T0, make_gpu, shipped_config
+from tests.unit.values import T0, make_facts, make_gpu, shipped_config
 
 # Few GPUs and few people: what can collide is to collide often.
 SHARED = make_gpu(7, node="n2")
@@ -150,6 +150,10 @@ class ModelEngine:
         self._call()
         self.boxes.pop(lease_id, None)
         self._call()
+
+    def facts(self) -> EngineFacts:
+        self._call()
+        return make_facts()
 
     def remains(self, lease_id: str) -> Remains | None:
         self._call()
