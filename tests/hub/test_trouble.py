@@ -108,7 +108,7 @@ def test_creation_on_its_way_keeps_its_gpus_until_its_end_is_known(stalling: tup
     assert "0 of 2 are free" in other.json()["message"]
 
     relay.stall()
-    unknown = "nothing settled in this round"
+    unknown = "the engine does not answer: "
     rounds = hub.log.read_text().count(unknown)
     hub.wait_for(lambda: hub.log.read_text().count(unknown) > rounds, 60, "a round of settlement without an answer")
     assert [x.id for x in hub.leases()] == [lease.id]
