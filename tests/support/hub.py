@@ -167,7 +167,7 @@ class HubProcess:
     def kill(self) -> None:
         """kill -9 of the hub alone; proxy and labs stay."""
         assert self.process is not None
-        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait(timeout=10)
 
     def terminate(self) -> None:

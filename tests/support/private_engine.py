@@ -7,6 +7,7 @@ engine, its bridge, its firewall rules or its folders.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
@@ -31,6 +32,7 @@ SCRIPT = Path(__file__).with_name("private_engine.sh")
 CGROUPS = Path("/sys/fs/cgroup")
 START_SECONDS = 60
 STOP_SECONDS = 20
+CLONE_NEWNET = 0x40000000
 PREFIX = "gpulab-test-engine-"
 
 
@@ -96,6 +98,37 @@ class PrivateEngine:
             yield
         finally:
             os.kill(self.dockerd, signal.SIGCONT)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End dockerd, as `systemctl stop docker` or, with SIGKILL, as a crash; everything around it stays for `start`."""
+        assert self.dockerd, "dockerd was not found among the engine's processes"
+        self._down.touch()
+        os.kill(self.dockerd, number)
+        deadline = time.monotonic() + STOP_SECONDS
+        while _descendant(self.process.pid, "dockerd"):
+            assert time.monotonic() < deadline, f"dockerd does not end:\n{self.log_tail()}"
+            time.sleep(0.05)
+        self.dockerd = 0
+
+    def start(self) -> None:
+        """Start a stopped dockerd again, and wait until it answers."""
+        self._down.unlink(missing_ok=True)
+        _wait(self)
+
+    @property
+    def _down(self) -> Path:
+        return self.folder / "socket" / "down"
+
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """Within this block this thread, and what it starts, is on the engine's network: it reaches labs and is reached."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open("/proc/self/ns/net") as home, open(f"/proc/{self.dockerd}/ns/net") as there:
+            try:
+                _enter(libc, there.fileno())
+                yield
+            finally:
+                _enter(libc, home.fileno())
 
     def print_evidence(self) -> None:
         """Print what a person needs to understand a failure: containers, their logs, dockerd's last lines."""
@@ -194,12 +227,19 @@ def _wait(engine: PrivateEngine) -> None:
     engine.dockerd = _descendant(engine.process.pid, "dockerd")
 
 
+def _enter(libc: ctypes.CDLL, namespace: int) -> None:
+    if libc.setns(namespace, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "the network namespace could not be entered")
+
+
 def _descendant(pid: int, name: str) -> int:
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if Path(f"/proc/{child}/comm").read_text().strip() == name:
-            return int(child)
-        if found := _descendant(int(child), name):
-            return found
+    # A process may end while it is looked at.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if Path(f"/proc/{child}/comm").read_text().strip() == name:
+                return int(child)
+            if found := _descendant(int(child), name):
+                return found
     return 0
 
 

@@ -34,6 +34,11 @@ pivot_root . old
 umount -l /old
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-dockerd -H unix:///run/engine/docker.sock --pidfile /run/engine.pid </dev/null &
-# The shell stays the first process, because dockerd would not reap the orphans that come to it.
-wait
+# The shell stays the first process, because dockerd would not reap the orphans that come to it. While there is a file `down`
+# beside the socket, an ended dockerd is a stopped service and not the end of the engine.
+while :; do
+  dockerd -H unix:///run/engine/docker.sock --pidfile /run/engine.pid </dev/null &
+  wait $! || true
+  [ -e /run/engine/down ] || break
+  while [ -e /run/engine/down ]; do sleep 0.05; done
+done
