@@ -14,7 +14,7 @@ endif
 
 # The suites, cheapest first: the first failure should be the one that is quickest to understand.
 FAST_SUITES := tests/test_architecture.py tests/test_docs.py tests/unit tests/auth
-SUITES := $(FAST_SUITES) tests/machine tests/contract tests/engine tests/images tests/hub tests/notebooks tests/browser tests/quickstart
+SUITES := $(FAST_SUITES) tests/machine tests/contract tests/engine tests/images tests/hub tests/chaos tests/notebooks tests/browser tests/quickstart
 PYTEST := $(PY) -m pytest -p no:cacheprovider
 
 .PHONY: help

@@ -71,7 +71,7 @@ def test_engine_that_is_away_for_a_while_ends_no_lab_that_lives_on(world: Engine
     world.private.stop(how)
     unknown = "nothing settled in this round"
     hub.wait_for(lambda: unknown in hub.log.read_text(), 30, "a round of settlement without an engine")
-    refused = hub.post_lab("ana", ana, {"profile": "gpu-1"})
+    refused = hub.post_lab("ana", ana, {"profile": "gpu-1", "wait": False})
     assert refused.status_code == 503, refused.text
     assert "The Docker engine does not answer" in refused.json()["message"]
     assert [lease for lease in hub.leases() if lease.state is LeaseState.BOUND] == [bystander.lease]
@@ -126,7 +126,7 @@ def test_frozen_engine_ends_nothing_and_what_was_asked_meanwhile_is_settled_once
     with world.private.stalled():
         stopping = hub.api("DELETE", "/users/ana/server", ana, timeout=60)
         assert stopping.status_code in (202, 204), stopping.text
-        refused = hub.post_lab("cyd", hub.token("cyd"), {"profile": "gpu-1"})
+        refused = hub.post_lab("cyd", hub.token("cyd"), {"profile": "gpu-1", "wait": False})
         assert refused.status_code in (202, 503), refused.text
         hub.wait_for(lambda: "nothing settled in this round" in hub.log.read_text(), 30, "a round without an answer")
         assert bystander.lease in hub.leases()

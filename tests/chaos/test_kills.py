@@ -154,7 +154,7 @@ def test_creation_that_arrives_after_the_kill_is_ended_before_its_gpu_is_given_t
     chaos.hub.start()
     (lease,) = chaos.hub.wait_for(lambda: [x for x in chaos.hub.leases() if x.absent_since], 20, "settlement to see no container")
     assert (lease.state, lease.in_flight) == (LeaseState.DRAINING, True)
-    other = chaos.hub.post_lab("cyd", chaos.hub.token("cyd"), {"profile": "gpu-1"})
+    other = chaos.hub.post_lab("cyd", chaos.hub.token("cyd"), {"profile": "gpu-1", "wait": False})
     assert other.status_code == 409, other.text
     trap.let_go()
     patience = patience_of(chaos.hub)
