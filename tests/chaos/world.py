@@ -42,6 +42,18 @@ def patience_of(hub: HubProcess) -> Patience:
     return patience
 
 
+def in_background(ask: Callable[[], Any]) -> threading.Thread:
+    """Ask a hub that may be killed before it answers."""
+
+    def asking() -> None:
+        with contextlib.suppress(requests.RequestException):
+            ask()
+
+    thread = threading.Thread(target=asking)
+    thread.start()
+    return thread
+
+
 @dataclass
 class Bystander:
     """Somebody whose lab runs all the time: it keeps lease, GPU and container, is never restarted, and can be reached."""
@@ -122,21 +134,11 @@ class Chaos:
 
     def ask_start(self) -> None:
         token = self.token
-        self._ask(lambda: self.hub.post_lab("ana", token, {"profile": "gpu-1"}))
+        self.threads.append(in_background(lambda: self.hub.post_lab("ana", token, {"profile": "gpu-1"})))
 
     def ask_stop(self) -> None:
         token = self.token
-        self._ask(lambda: self.hub.api("DELETE", "/users/ana/server", token))
-
-    def _ask(self, ask: Callable[[], Any]) -> None:
-        def asking() -> None:
-            # The hub is killed while it answers; that is the test.
-            with contextlib.suppress(requests.RequestException):
-                ask()
-
-        thread = threading.Thread(target=asking)
-        thread.start()
-        self.threads.append(thread)
+        self.threads.append(in_background(lambda: self.hub.api("DELETE", "/users/ana/server", token)))
 
     def catch(self, what: str, number: int, phase: Phase) -> Trap:
         """Catch the next call of the hub of this kind; calls of the settler are not counted."""

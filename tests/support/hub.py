@@ -110,8 +110,9 @@ def make_lab_files(folder: Path) -> LabFiles:
 class HubProcess:
     """One hub: start, REST, kill, stop."""
 
-    def __init__(self, files: LabFiles, engine: Engine) -> None:
+    def __init__(self, files: LabFiles, engine: Engine, configuration: str = HUB_CONFIG) -> None:
         self.files = files
+        self.configuration = configuration
         self.engine = engine
         self.log = files.folder / "hub.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -135,7 +136,7 @@ class HubProcess:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 # The hub of a test run that is killed ends with it.
-                [which("setpriv"), "--pdeathsig", "TERM", sys.executable, "-m", "jupyterhub", "-f", HUB_CONFIG],
+                [which("setpriv"), "--pdeathsig", "TERM", sys.executable, "-m", "jupyterhub", "-f", self.configuration],
                 cwd=self.files.folder,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -312,15 +313,18 @@ class HubProcess:
 
 
 @contextlib.contextmanager
-def running_hub(files: LabFiles, engine: Engine, failed: Callable[[], bool] = lambda: False) -> Iterator[HubProcess]:
+def running_hub(
+    files: LabFiles, engine: Engine, failed: Callable[[], bool] = lambda: False, configuration: str = HUB_CONFIG
+) -> Iterator[HubProcess]:
     """A hub process for a while; afterwards it is ended, and must have left neither processes nor tracebacks.
 
     Args:
         files: its lab.yaml and folders.
         engine: the engine to look at; the hub finds it by itself.
         failed: whether a test failed that raised nothing into this block, as with fixtures.
+        configuration: JupyterHub's configuration file.
     """
-    hub = HubProcess(files, engine)
+    hub = HubProcess(files, engine, configuration)
     try:
         try:
             hub.start()
