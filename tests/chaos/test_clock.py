@@ -62,7 +62,7 @@ def clocked(
         yield Clocked(hub, clock, ana, token, lease.id)
 
 
-@pytest.mark.parametrize("seconds", [HOUR, DAY, -HOUR, -DAY], ids=["hour-forward", "day-forward", "hour-back", "day-back"])
+@pytest.mark.parametrize("seconds", [DAY, -HOUR], ids=["day-forward", "hour-back"])
 def test_set_clock_ends_no_running_lab_and_loses_no_gpu(clocked: Clocked, seconds: int):
     hub = clocked.hub
     bystander = Bystander.start(hub, "bo")
@@ -72,7 +72,6 @@ def test_set_clock_ends_no_running_lab_and_loses_no_gpu(clocked: Clocked, second
         asking = in_background(lambda: hub.post_lab("ana", clocked.token, {"profile": "gpu-1"}))
         hub.wait_for(lambda: len(hub.containers()) == 2, 20, "the container of the start")
         clocked.clock.set(ahead)
-        clocked.await_settlement()
         clocked.await_settlement()
         bystander.assert_undisturbed()
         clocked.ana.forget()
