@@ -12,7 +12,7 @@ from spawner.container import LABEL_LAB, LABEL_LEASE
 from spawner.engine import Engine
 from spawner.model import Presence
 from spawner.services.settler import PERIOD_SECONDS
-from tests.chaos.world import LIMITS, SLACK_SECONDS, Bystander, in_background, patience_of
+from tests.chaos.world import LIMITS, SLACK_SECONDS, Bystander, every_day, in_background, patience_of
 from tests.conftest import OUTCOME
 from tests.support import tiny_lab
 from tests.support.clock import Clock
@@ -62,7 +62,11 @@ def clocked(
         yield Clocked(hub, clock, ana, token, lease.id)
 
 
-@pytest.mark.parametrize("seconds", [DAY, -HOUR], ids=["day-forward", "hour-back"])
+FORWARD, BACK = pytest.param(DAY, id="day-forward"), pytest.param(-DAY, id="day-back")
+LESS = [pytest.param(HOUR, id="hour-forward"), pytest.param(-HOUR, id="hour-back")]
+
+
+@pytest.mark.parametrize("seconds", every_day(FORWARD, full=[BACK, *LESS]))
 def test_set_clock_ends_no_running_lab_and_loses_no_gpu(clocked: Clocked, seconds: int):
     hub = clocked.hub
     bystander = Bystander.start(hub, "bo")
@@ -85,7 +89,7 @@ def test_set_clock_ends_no_running_lab_and_loses_no_gpu(clocked: Clocked, second
         bystander.assert_undisturbed()
 
 
-@pytest.mark.parametrize("seconds", [DAY, -DAY], ids=["day-forward", "day-back"])
+@pytest.mark.parametrize("seconds", every_day(BACK, full=[FORWARD]))
 def test_hub_that_comes_back_with_another_clock_keeps_the_labs_and_settles_the_rest(clocked: Clocked, seconds: int):
     hub = clocked.hub
     bystander = Bystander.start(hub, "bo")

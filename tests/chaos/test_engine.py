@@ -17,7 +17,7 @@ import pytest
 from spawner.engine import Engine
 from spawner.model import LeaseState
 from spawner.services.settler import PERIOD_SECONDS
-from tests.chaos.world import LIMITS, SLACK_SECONDS, Bystander, patience_of
+from tests.chaos.world import LIMITS, SLACK_SECONDS, Bystander, every_day, patience_of
 from tests.conftest import OUTCOME
 from tests.support import tiny_lab
 from tests.support.hub import HubProcess, LabFiles, make_lab_files, running_hub
@@ -59,11 +59,11 @@ def world(request: pytest.FixtureRequest) -> Iterator[EngineWorld]:
 
 LIVES_ON = pytest.mark.parametrize("world", [True], indirect=True, ids=["live-restore"])
 ENDS = pytest.mark.parametrize("world", [False], indirect=True, ids=["no-live-restore"])
-HOW = pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "crashed"])
+CRASHED, STOPPED = pytest.param(signal.SIGKILL, id="crashed"), pytest.param(signal.SIGTERM, id="stopped")
 
 
 @LIVES_ON
-@HOW
+@pytest.mark.parametrize("how", every_day(CRASHED, full=[STOPPED]))
 def test_engine_that_is_away_for_a_while_ends_no_lab_that_lives_on(world: EngineWorld, how: signal.Signals):
     hub = world.hub
     bystander = Bystander.start(hub, "bo")
@@ -97,7 +97,7 @@ def test_engine_and_hub_that_crash_together_lose_no_lab(world: EngineWorld):
 
 
 @ENDS
-@HOW
+@pytest.mark.parametrize("how", every_day(STOPPED, full=[CRASHED]))
 def test_engine_that_takes_its_labs_with_it_gives_their_gpus_back_and_says_so(world: EngineWorld, how: signal.Signals):
     hub = world.hub
     tokens = {user: hub.token(user) for user in ("ana", "bo")}

@@ -33,6 +33,15 @@ from tests.support.watched_relay import Phase, Trap, WatchedRelay
 
 # Time that a loaded two-core machine takes for what should take none: a container's end, a round of settlement.
 SLACK_SECONDS = 6
+# What shows the same by a slower or a second way is for `make test-full`.
+FULL = os.environ.get("GPULAB_TEST_FULL") == "1"
+
+
+def every_day(value: Any, *, full: Any) -> list[Any]:
+    """What is tested every day, and with it the rest where everything is."""
+    return [value, *full] if FULL else [value]
+
+
 LIMITS = {"limits__start_seconds": 8, "limits__http_seconds": 20, "limits__stop_seconds": 2}
 
 
