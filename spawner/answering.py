@@ -6,6 +6,7 @@ Owns the waiting and its two endings: an answer, or the reason why there will be
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
@@ -13,6 +14,9 @@ from jupyterhub.utils import wait_for_http_server
 
 from spawner.errors import LabEnded
 
+log = logging.getLogger("gpulab")
+SURVIVOR_SECONDS = 5.0
+"""Time between two tries of a lab that outlived a restart of the hub and does not answer."""
 LOOK_SECONDS = 1.0
 """Time between two looks whether a starting lab still lives, and longest wait for one connection."""
 AGAIN = "Try again; if it stays so, tell your admin."
@@ -43,6 +47,19 @@ async def wait(url: str, api: str, seconds: float, poll: Callable[[], Awaitable[
             raise LabEnded(f"JupyterLab did not answer within {seconds:g} s.", AGAIN)
     finally:
         waiting.cancel()
+
+
+async def survivor(url: str, poll: Callable[[], Awaitable[str | int | None]], name: str) -> None:
+    """Wait until a lab that outlived a restart of the hub answers, or is gone.
+
+    Args:
+        url: address of the lab's server.
+        poll: None while the lab lives or cannot be seen.
+        name: of the lab, for the log.
+    """
+    while not await listens(url) and await poll() is None:
+        log.warning("%s runs but does not answer at %s; waiting for it", name, url)
+        await asyncio.sleep(SURVIVOR_SECONDS)
 
 
 async def listens(url: str) -> bool:

@@ -23,7 +23,6 @@ from spawner.records import Ticket
 from spawner.runtime import Lab, open_lab
 
 T = TypeVar("T")
-SURVIVOR_SECONDS = 5.0  # between two tries of a lab that outlived a restart of the hub and does not answer
 
 
 class GpuSpawner(DockerSpawner):
@@ -255,7 +254,12 @@ class GpuSpawner(DockerSpawner):
         """
         if not self.lease_id:
             return 0
-        presence = await self._in_lane(self.lab.glance.presence, self.lease_id)
+        look = self.lab.glance.presence
+        if self._check_pending and await self._in_lane(self.lab.is_ending, self.lease_id):
+            # The first look of a hub that came back: a stop that was under way when it went is finished, not waited for.
+            await self.stop()
+            look = self.lab.engine.presence
+        presence = await self._in_lane(look, self.lease_id)
         if presence in (Presence.RUNNING, Presence.UNKNOWN):
             if self._view is None:
                 await self._in_lane(self._look)
@@ -285,11 +289,7 @@ class GpuSpawner(DockerSpawner):
         a lab that stalls must not end work: this waits for as long as the engine does not say that the lab is gone.
         """
         url = str(self.server.url)
-        while not await answering.listens(url):
-            if await self.poll() is not None:
-                break
-            self.log.warning("%s runs but does not answer at %s; waiting for it", self._log_name, url)
-            await asyncio.sleep(SURVIVOR_SECONDS)
+        await answering.survivor(url, self.poll, self._log_name)
         return url
 
     async def run_post_stop_hook(self) -> None:

@@ -21,7 +21,7 @@ from spawner.inventory import Inventory, detect
 from spawner.ledger import Ledger, Line
 from spawner.line import Plan, fair_shares
 from spawner.line import plan as make_plan
-from spawner.model import Gpu, GpuRequest, LabConfig, Lease
+from spawner.model import Gpu, GpuRequest, LabConfig, Lease, LeaseState
 from spawner.records import Grant, Standing, Ticket
 from spawner.settlement import Patience
 
@@ -108,6 +108,15 @@ class Lab:
             self._kept.clear()
             self._kept[quarter] = links
         return self._kept.get(quarter, {})
+
+    def is_ending(self, lease_id: str) -> bool:
+        """Whether a lab was asked to end; no where the ledger cannot say."""
+        try:
+            lease = self.ledger.lease(lease_id)
+        except LabError as error:
+            log.warning("lease %s is taken for one that goes on: %s", lease_id, error)
+            return False
+        return lease is not None and lease.state in (LeaseState.DRAINING, LeaseState.RELEASED)
 
     def leasable_gpus(self) -> tuple[Gpu, ...]:
         """Every unit of the lab, less those that a container without a known lease sits on.
