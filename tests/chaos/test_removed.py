@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from spawner.container import LABEL_LEASE
 from spawner.services.settler import PERIOD_SECONDS
-from tests.chaos.test_kills import START, STOP
+from tests.chaos.test_kills import END, INSPECT, START
 from tests.chaos.world import SLACK_SECONDS, Chaos
 from tests.support.watched_relay import Phase
 
@@ -48,7 +48,7 @@ def test_removed_before_it_answered(chaos: Chaos):
     chaos.ana.set("hold")
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(chaos.hub.post_lab, "ana", token, {"profile": "gpu-1"})
-        chaos.relay.wait_for_call(chaos.pid, START[-1], chaos.settled)
+        chaos.relay.wait_for_call(chaos.pid, INSPECT, chaos.settled)
         remove(chaos)
         refused = asked.result()
     assert refused.status_code == 500, refused.text
@@ -58,7 +58,7 @@ def test_removed_before_it_answered(chaos: Chaos):
 
 def test_removed_in_the_middle_of_its_stop(chaos: Chaos):
     chaos.ready(running=True)
-    trap = chaos.catch(STOP[3], 1, Phase.BEFORE)
+    trap = chaos.catch(END, 1, Phase.BEFORE)
     chaos.ask_stop()
     chaos.held(trap)
     remove(chaos)
