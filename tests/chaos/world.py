@@ -138,8 +138,21 @@ class Chaos:
             self.hub.stop_lab("ana", token)
         elif running and not runs:
             self.hub.start_lab("ana", token, "gpu-1")
+        if running:
+            self._wait_until_shared_looks_show_it(token)
         self.ana.forget()
         self.settled = len(self.relay.calls(self.pid))
+
+    def _wait_until_shared_looks_show_it(self, token: str) -> None:
+        # A look from before the lab was up makes the hub ask for this lab alone, and a stop begins with such a question before
+        # it is noted anywhere. The answer to one who starts a running lab again comes of a look, too.
+        since = len(self.relay.calls(self.pid))
+
+        def looked() -> bool:
+            assert self.hub.post_lab("ana", token, {"profile": "gpu-1"}).status_code == 400
+            return any(call.what == "GET /containers/json by lab" for call in self.relay.calls(self.pid, since))
+
+        self.hub.wait_for(looked, 20, "a look at all labs")
 
     def ask_start(self) -> None:
         token = self.token
