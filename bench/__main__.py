@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import secrets
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -76,16 +74,6 @@ def interruptible() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-def wait_until_quiet(load: float, seconds: float) -> None:
-    """Wait until the machine is quiet, but not for ever; the load of every round is in the result."""
-    deadline = time.monotonic() + seconds
-    while (now := os.getloadavg()[0]) > load:
-        if time.monotonic() >= deadline:
-            say(f"The machine is not quiet (load {now:.2f}); measuring anyway. The result says so.")
-            return
-        time.sleep(5)
 
 
 @contextlib.contextmanager
@@ -179,7 +167,7 @@ def measure_all(client: Any, asked: argparse.Namespace) -> Path:
         subjects = stack.enter_context(opened(client, run, lab, plain, asked.subjects))
         say(f"seed {asked.seed}")
         warm_up(client, subjects)
-        wait_until_quiet(asked.quiet_load, asked.quiet_wait)
+        machine.wait_until_quiet(asked.quiet_load, asked.quiet_wait)
         samples: list[Sample] = []
         for users, repeats in zip(asked.users, asked.repeats, strict=True):
             samples += run_all(client, subjects, users, repeats, asked.seed)

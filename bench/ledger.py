@@ -294,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=None, help="where the databases are (default: the folder of the results)")
     asked = parser.parse_args(argv)
     asked.out.mkdir(parents=True, exist_ok=True)
-    origin = outcome.facts(engine=False)
+    origin = outcome.begun(asked, engine=False)
     with tempfile.TemporaryDirectory(prefix=".ledger-", dir=asked.folder or asked.out) as folder:
         found = measure(Path(folder), sorted(asked.histories), asked.rounds, asked.tickets)
     target = outcome.path(asked.out, "ledger", origin)

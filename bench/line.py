@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--people", type=int, default=50, help="requests at once (default: 50)")
     parser.add_argument("--gpus", type=int, default=8, help="simulated GPUs (default: 8)")
     asked = parser.parse_args(argv)
-    origin = outcome.facts()
+    origin = outcome.begun(asked)
     people = [f"person{number:03d}" for number in range(asked.people)]
     with tiny.image() as tag, tiny.hub(tag, asked.gpus) as hub:
         hub.start()

@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=int, default=30, help="length of each reading (default: 30)")
     parser.add_argument("--changes", type=int, default=60, help="changes whose way to the board is timed (default: 60)")
     asked = parser.parse_args(argv)
-    origin = outcome.facts()
+    origin = outcome.begun(asked)
     with tiny.image() as tag:
         idle, loaded, arrived = measure(tag, asked.labs, asked.seconds, asked.changes)
     samples: dict[str, Any] = {"idle": idle, "loaded": loaded, "board seconds": arrived}

@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,13 @@ def commit() -> str:
     command = ["git", "-C", str(REPO), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     return told.stdout.strip() or "unknown"
+
+
+def wait_until_quiet(load: float, seconds: float) -> None:
+    """Wait until the machine is quiet, but not for ever; the load is in the result."""
+    deadline = time.monotonic() + seconds
+    while (now := os.getloadavg()[0]) > load:
+        if time.monotonic() >= deadline:
+            print(f"The machine is not quiet (load {now:.2f}); measuring anyway. The result says so.", flush=True)
+            return
+        time.sleep(5)

@@ -31,16 +31,19 @@ def parser(module: str, about: str) -> argparse.ArgumentParser:
     """The command line of a measurement, with what all of them take."""
     made = argparse.ArgumentParser(prog=f"python -m bench.{module}", description=about)
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: bench/results)")
+    made.add_argument("--quiet-load", type=float, default=0.7, help="load average to wait for (default: 0.7)")
+    made.add_argument("--quiet-wait", type=float, default=300, help="seconds to wait for it at most (default: 300)")
     return made
 
 
-def facts(engine: bool = True) -> dict[str, Any]:
-    """Where a result comes from."""
+def begun(asked: argparse.Namespace, engine: bool = True) -> dict[str, Any]:
+    """Wait for a quiet machine, but not for ever; then where a result comes from."""
+    machine.wait_until_quiet(asked.quiet_load, asked.quiet_wait)
     found: dict[str, Any] = {
         "when": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": machine.commit(),
         "machine": machine.describe(),
-        "load before": f"{os.getloadavg()[0]:.2f}",
+        "load before": _load(),
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "versions": machine.hub(),
@@ -58,11 +61,16 @@ def path(folder: Path, name: str, origin: Mapping[str, Any]) -> Path:
 
 
 def write(target: Path, title: str, origin: Mapping[str, Any], text: str, samples: Any) -> None:
-    """Write both files."""
+    """Write both files; the load after a run includes its own work."""
+    origin = {**origin, "load after": _load()}
     lines = [f"# {title}", "", *(f"- {name}: {_words(told)}" for name, told in origin.items()), "", text.strip(), ""]
     target.write_text("\n".join(lines))
     target.with_suffix(".json").write_text(json.dumps({"origin": dict(origin), "samples": samples}, indent=1) + "\n")
     say(target.read_text())
+
+
+def _load() -> str:
+    return ", ".join(f"{load:.2f}" for load in os.getloadavg()) + " (1, 5, 15 minutes)"
 
 
 def _words(told: Any) -> str:

@@ -17,6 +17,8 @@ from tests.support.hub import HubProcess
 
 TARGET = 1.5
 AT_ONCE = 4
+# Who asks the hub which labs are ready.
+ADMIN = "admin"
 
 
 def fill(hub: HubProcess, labs: int) -> list[str]:
@@ -29,21 +31,21 @@ def fill(hub: HubProcess, labs: int) -> list[str]:
     return people
 
 
-def ready(hub: HubProcess) -> int:
+def ready(hub: HubProcess, token: str) -> int:
     """How many labs the hub calls ready; -1 where it does not answer."""
     if not hub.answering():
         return -1
-    answer = hub.api("GET", "/users?state=ready&limit=200", hub.service_token())
+    answer = hub.api("GET", "/users?state=ready&limit=200", token)
     return len(answer.json()) if answer.ok else -1
 
 
-def restart(hub: HubProcess, labs: int) -> dict[str, float]:
+def restart(hub: HubProcess, labs: int, token: str) -> dict[str, float]:
     """Stop the hub as an admin does, start it again and time that; seconds, and CPU seconds of hub and services."""
     hub.terminate()
     engine, began = cpu.engine_seconds(()), time.monotonic()
     hub.start()
     answered = time.monotonic() - began
-    hub.wait_for(lambda: ready(hub) == labs, 120, "every lab to be ready again")
+    hub.wait_for(lambda: ready(hub, token) == labs, 120, "every lab to be ready again")
     everything = time.monotonic() - began
     assert hub.process is not None
     spent = cpu.tree_seconds([hub.process.pid])
@@ -72,18 +74,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--labs", type=int, default=50, help="running labs (default: 50)")
     parser.add_argument("--repeats", type=int, default=7, help="restarts of each hub, in turn (default: 7)")
     asked = parser.parse_args(argv)
-    origin = outcome.facts()
+    origin = outcome.begun(asked)
     empty: list[dict[str, float]] = []
     full: list[dict[str, float]] = []
     with tiny.image() as tag, tiny.hub(tag, 2) as bare, tiny.hub(tag, 2) as busy:
         bare.start()
+        hubs = [(bare, 0, bare.token(ADMIN, admin=True), empty)]
         bare.terminate()
         busy.start()
         fill(busy, asked.labs)
+        hubs.append((busy, asked.labs, busy.token(ADMIN, admin=True), full))
         busy.terminate()
         for number in range(asked.repeats):
-            for hub, labs, samples in ((bare, 0, empty), (busy, asked.labs, full)):
-                samples.append(restart(hub, labs))
+            for hub, labs, token, samples in hubs:
+                samples.append(restart(hub, labs, token))
                 hub.terminate()
             outcome.say(
                 f"{number + 1}/{asked.repeats}: without {empty[-1]['all ready']:.2f} s, with {full[-1]['all ready']:.2f} s"

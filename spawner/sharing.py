@@ -87,6 +87,18 @@ def most_on_one_node(gpus: Iterable[Gpu], request: GpuRequest) -> int:
     return max((len(found) for found in devices.values()), default=0)
 
 
+def fits_one_node(gpus: Iterable[Gpu], request: GpuRequest) -> bool:
+    """Whether some node has enough devices that suit a request, free or not; looks no further than the first such node."""
+    devices: dict[str, set[str]] = {}
+    for gpu in gpus:
+        if suits(gpu, request):
+            found = devices.setdefault(gpu.node, set())
+            found.add(gpu.device)
+            if len(found) >= request.gpus:
+                return True
+    return False
+
+
 def until(gpus: Sequence[Gpu], held: Iterable[tuple[str, datetime | None]], now: datetime) -> dict[str, datetime | None]:
     """Unit → from when on no lease holds it in any shape, by the rule of `free`; None where that is not known.
 

@@ -84,7 +84,7 @@ class Requests(Tickets, Journal):
                     theirs = live_tickets_of(connection, holder.user)
                     mine = _at(theirs, holder)
                 else:
-                    return self._take_claim(connection, mine, now, admit)
+                    return self._take_claim(connection, mine, theirs, now, admit)
             grant = admit(request, holder, standing_of(connection, holder, now, theirs))
             if mine and not _same(mine.request, request):
                 # The holder starts something else under this name: what waited for it has no lab left to become.
@@ -202,8 +202,10 @@ class Requests(Tickets, Journal):
         release(connection, ticket.lease, now, why, self.half_life, blameless=True)
         return True
 
-    def _take_claim(self, connection: sa.Connection, ticket: Ticket, now: datetime, admit: Admit) -> Lease:
-        standing = standing_of(connection, ticket.holder, now)
+    def _take_claim(
+        self, connection: sa.Connection, ticket: Ticket, theirs: Sequence[Ticket], now: datetime, admit: Admit
+    ) -> Lease:
+        standing = standing_of(connection, ticket.holder, now, theirs)
         others = tuple(lease for lease in standing.leases if lease.id != ticket.lease)
         grant = admit(
             ticket.request, ticket.holder, Standing(others, standing.tickets, standing.gpu_seconds, standing.maintenance)
@@ -272,7 +274,8 @@ def _pick(
             if not wait:
                 return choose(request, usable, active(connection))
     # What not even the whole lab could give is refused here: nobody is to wait for it.
-    choose(request, gpus, ())
+    if not sharing.fits_one_node(gpus, request):
+        choose(request, gpus, ())
     if not wait:
         raise NoGpuFree(
             f"You asked for {request.gpus} GPU{'s' if request.gpus != 1 else ''}; others wait in line for such GPUs.",

@@ -46,6 +46,8 @@ class Store:
             # Connections are kept: opening one, and the write-ahead log with it, needs space on the disk.
             options["connect_args"] = {"timeout": busy_seconds, "check_same_thread": False}
             options["pool_size"] = 8
+            # The one that was used last: what it has read of the database is still in its memory.
+            options["pool_use_lifo"] = True
             if parsed.database:
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         elif parsed.get_backend_name() == "postgresql":

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spawner.errors import NoGpuFree
 from spawner.grants import SharingRule
 from spawner.model import Gpu, GpuRequest
-from spawner.sharing import distinct, free, kind, most_on_one_node, suits, units, until
+from spawner.placement import packed
+from spawner.sharing import distinct, fits_one_node, free, kind, most_on_one_node, suits, units, until
 from tests.unit.values import T0, after, make_gpu
 
 WHOLE = make_gpu(0)
@@ -94,3 +96,17 @@ def test_two_seats_are_one_device():
     assert distinct(SEATS) == SEATS[:1]
     assert most_on_one_node(SEATS, GpuRequest("p", 1, sharing="shared")) == 1
     assert most_on_one_node(ALL, GpuRequest("p", 1)) == 3
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3, 4])
+@pytest.mark.parametrize("sharing", ["exclusive", "shared", "mig"])
+def test_a_node_is_enough_exactly_where_placement_finds_a_place_in_an_empty_lab(wanted: int, sharing: str):
+    request = GpuRequest("p", wanted, sharing=sharing)
+    elsewhere = tuple(dataclasses.replace(make_gpu(n), node="other") for n in (7, 8))
+    for gpus in (ALL, (*ALL, *elsewhere), elsewhere, SEATS, ()):
+        try:
+            packed(request, gpus, ())
+        except NoGpuFree:
+            assert not fits_one_node(gpus, request)
+        else:
+            assert fits_one_node(gpus, request)
