@@ -7,6 +7,7 @@ same disk, with the same settings, made in between; so a slow disk makes both sl
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 import sqlite3
 import sys
@@ -273,6 +274,22 @@ def growth(found: dict[int, dict[str, list[float]]]) -> str:
     return plot.svg("The ledger's time for a request over its past", "past leases", "milliseconds", lines)
 
 
+def growth_table(found: dict[int, dict[str, list[float]]]) -> str:
+    """One row per operation: the median over the past, and how it grew against the logarithm of the past."""
+    histories = sorted(found)
+    most = math.log(histories[-1]) / math.log(histories[0])
+    lines = [
+        f"| median in ms after so many past leases | {' | '.join(f'{history:,}' for history in histories)} | grew to | |",
+        "| --- |" + " ---: |" * (len(histories) + 1) + " --- |",
+    ]
+    for what in (BARE, *HELD_TO_TARGET):
+        medians = [percentile(found[history][what], 50) for history in histories]
+        grew = medians[-1] / medians[0]
+        word = ("no worse" if grew <= most else "worse") + " than logarithmic" if what != BARE else ""
+        lines.append(f"| {what} | {' | '.join(f'{m * 1e3:.3f}' for m in medians)} | {grew:.2f} | {word} |")
+    return "\n".join([*lines, "", f"The logarithm of the past grows to {most:.2f} of the first."])
+
+
 def report(found: dict[int, dict[str, list[float]]], picture: str, tickets: int) -> str:
     """The readable result."""
     about = (
@@ -280,6 +297,8 @@ def report(found: dict[int, dict[str, list[float]]], picture: str, tickets: int)
         f" journal. The target is a p99 of at most {TARGET:g} times the p99 of the bare commit."
     )
     parts = [about, f"![time over history]({picture})"]
+    if len(found) > 1:
+        parts.append(growth_table(found))
     for history, taken in sorted(found.items(), reverse=True):
         parts.append(f"## {history:,} past leases\n\n{table(taken)}")
     return "\n\n".join(parts)

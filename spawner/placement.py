@@ -45,7 +45,8 @@ def packed(request: GpuRequest, gpus: Sequence[Gpu], active: Sequence[Lease], li
     if request.gpus == 0:
         return ()
     taken = [uuid for lease in active if lease.state is not LeaseState.RELEASED for uuid in lease.gpus]
-    free = [g for g in sharing.free(gpus, taken) if sharing.suits(g, request)]
+    suitable = sharing.suitable(gpus, request)
+    free = list(sharing.free(suitable, taken, gpus))
     if any(g.seats for g in free):
         free = list(sharing.distinct(free))
     nodes: dict[str, list[Gpu]] = {}
@@ -53,7 +54,7 @@ def packed(request: GpuRequest, gpus: Sequence[Gpu], active: Sequence[Lease], li
         nodes.setdefault(gpu.node, []).append(gpu)
     fitting = [nodes[name] for name in sorted(nodes) if len(nodes[name]) >= request.gpus]
     if not fitting:
-        raise _refusal(request, [g for g in gpus if sharing.suits(g, request)], free, active)
+        raise _refusal(request, suitable, free, active)
     node = min(fitting, key=len)
     node.sort(key=_place)
     by_model = [list(members) for _, members in groupby(sorted(node, key=lambda g: g.model), key=lambda g: g.model)]

@@ -51,8 +51,20 @@ def suits(gpu: Gpu, request: GpuRequest) -> bool:
     )
 
 
-def free(gpus: Iterable[Gpu], taken: Iterable[str]) -> tuple[Gpu, ...]:
+def suitable(gpus: Iterable[Gpu], request: GpuRequest) -> list[Gpu]:
+    """The units that suit a request."""
+    # On a big lab hardly any of a thousand units may be of the model: the others are not worth a call.
+    models = frozenset(request.gpu_models)
+    return [gpu for gpu in gpus if (not models or gpu.model in models) and suits(gpu, request)]
+
+
+def free(gpus: Iterable[Gpu], taken: Iterable[str], among: Sequence[Gpu] = ()) -> tuple[Gpu, ...]:
     """The units that no lease holds, not even in another shape.
+
+    Args:
+        gpus: the units that are asked about.
+        taken: UUIDs of the units that leases hold.
+        among: every unit of the lab, where others than those asked about may be held.
 
     A GPU that is leased whole has no free seat, one with a taken seat is not free as a whole, and the same holds for a GPU and
     its MIG instances: lab.yaml or the card may have changed while a lease went on.
@@ -61,7 +73,7 @@ def free(gpus: Iterable[Gpu], taken: Iterable[str]) -> tuple[Gpu, ...]:
     whole = {uuid for uuid in held if "#" not in uuid}
     devices = whole if len(whole) == len(held) else whole | {uuid.partition("#")[0] for uuid in held}
     listed = list(gpus)
-    split = {gpu.parent for gpu in listed if gpu.parent and gpu.device in devices}
+    split = {gpu.parent for gpu in among or listed if gpu.parent and gpu.device in devices}
     return tuple(
         gpu
         for gpu in listed

@@ -28,6 +28,16 @@ def test_a_p99_above_five_bare_commits_is_missed():
     assert "6.00 | missed" in ledger.table(taken)
 
 
+def test_growth_is_held_against_the_logarithm_of_the_past():
+    def taken(seconds: float) -> dict[str, list[float]]:
+        return {ledger.BARE: [0.001]} | {what: [seconds] for what in ledger.HELD_TO_TARGET}
+
+    found = {1_000: taken(0.001), 1_000_000: taken(0.0019)}
+    assert "| 1.000 | 1.900 | 1.90 | no worse than logarithmic |" in ledger.growth_table(found)
+    found[1_000_000] = taken(0.0021)
+    assert "| 2.10 | worse than logarithmic |" in ledger.growth_table(found)
+
+
 def test_the_scene_is_what_the_ledger_itself_would_read(tmp_path: Path):
     path = tmp_path / "ledger.sqlite"
     scene.made(path).close()

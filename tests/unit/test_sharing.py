@@ -12,7 +12,7 @@ from spawner.errors import NoGpuFree
 from spawner.grants import SharingRule
 from spawner.model import Gpu, GpuRequest
 from spawner.placement import packed
-from spawner.sharing import distinct, fits_one_node, free, kind, most_on_one_node, suits, units, until
+from spawner.sharing import distinct, fits_one_node, free, kind, most_on_one_node, suitable, suits, units, until
 from tests.unit.values import T0, after, make_gpu
 
 WHOLE = make_gpu(0)
@@ -60,6 +60,9 @@ def test_when_free_says_the_same_as_what_is_free(taken: list[str]):
     assert {uuid for uuid, moment in known.items() if moment == T0} == names(free(ALL, taken))
     unknown = until(ALL, [(uuid, None) for uuid in taken], T0)
     assert {uuid for uuid, moment in unknown.items() if moment is not None} == names(free(ALL, taken))
+    for sharing in ("exclusive", "shared", "mig"):
+        asked = suitable(ALL, GpuRequest("p", 1, sharing=sharing))
+        assert set(free(asked, taken, ALL)) == set(free(ALL, taken)) & set(asked)
 
 
 def test_the_latest_lease_says_when():
