@@ -160,7 +160,7 @@ def _idle(lease: Lease, watch: Watch, rules: ReclaimRules, now: datetime, workin
     if missing:
         return Decision(Step.KEEP, watch, f"cannot be told: {', '.join(missing)}")
     idle = now - watch.idle_since if watch.idle_since else NOTHING
-    gpus = f"{len(lease.gpus)} GPU{'s' if len(lease.gpus) != 1 else ''}"
+    gpus, them = ("1 GPU", "it") if len(lease.gpus) == 1 else (f"{len(lease.gpus)} GPUs", "them")
     if watch.warned is not None:
         if watch.stop_at is None or now < watch.stop_at:
             return Decision(Step.KEEP, watch, "it is warned")
@@ -168,11 +168,11 @@ def _idle(lease: Lease, watch: Watch, rules: ReclaimRules, now: datetime, workin
     # An extension moves the stop, so the next warning comes its grace before that.
     safe = watch.safe_until if watch.safe_until is not None and now < watch.safe_until else now
     if idle >= rules.warning and now >= safe - rules.grace:
-        text = f"Your lab has not used its {gpus} for {spoken(idle)}. It will be stopped unless you use them or extend it."
+        text = f"Your lab has not used its {gpus} for {spoken(idle)}. It will be stopped unless you use {them} or extend the lab."
         stop = max(safe, now + rules.grace)
         return Decision(Step.WARN, replace(watch, warned=now, stop_at=stop, cause="idle", text=text), text)
     if idle >= rules.notice and watch.noticed is None and safe == now:
-        text = f"Your lab has not used its {gpus} for {spoken(idle)}. Please stop it if you do not need them."
+        text = f"Your lab has not used its {gpus} for {spoken(idle)}. Please stop the lab if you do not need {them}."
         return Decision(Step.NOTICE, replace(watch, noticed=now, cause="idle", text=text), text)
     return Decision(Step.KEEP, watch, f"idle for {spoken(idle)}")
 
