@@ -364,6 +364,43 @@ def test_pictures_have_a_text_for_those_who_do_not_see_them(page: str):
         assert len(text) > 20
 
 
+# Template of a page → its pictures. `page` is what the others are made of.
+PICTURES = {
+    "404": {"not-found"},
+    "admin": {"admin"},
+    "audit": {"journal"},
+    "error": {"error"},
+    "gpus": {"board", "board-engineer", "board-end", "board-phone"},
+    "home": {"home", "warning", "warning-phone", "lost"},
+    "line": {"line"},
+    "login": {"login"},
+    "not_running": {"not-running"},
+    "spawn": {"profiles", "ending"},
+    "spawn_pending": {"progress"},
+    "stop_pending": {"stopping"},
+    "token": {"tokens"},
+    "usage": {"usage", "usage-phone"},
+}
+OF_OTHERS = {"lab"}  # JupyterLab's own
+
+
+def test_every_page_has_a_picture_that_a_document_shows_and_a_test_takes():
+    templates = {Path(name).stem for name in tracked() if re.fullmatch(r"spawner/pages/templates/\w+\.html", name)}
+    drawn = {
+        name
+        for file in tracked()
+        if file.startswith("spawner/") and file.endswith(".py")
+        for name in re.findall(r'render_template\(\s*"(\w+)\.html"', read(file))
+    }
+    assert drawn <= templates - {"page"} == set(PICTURES)
+    pictures = OF_OTHERS.union(*PICTURES.values())
+    assert {Path(name).stem for name in tracked() if name.startswith("docs/screenshots/")} == pictures
+    shown = {name for page in PAGES for name in re.findall(r"\]\((?:docs/)?screenshots/([\w-]+)\.png\)", read(page))}
+    assert shown == pictures
+    taken = "".join(read(name) for name in tracked() if name.startswith("tests/browser/"))
+    assert all(f'"{name}"' in taken for name in pictures)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_a_page_names_exist(page: str):
     tops = {name.split("/")[0] for name in tracked() if "/" in name}

@@ -67,6 +67,7 @@ def test_from_log_in_to_a_model_that_outlives_the_lab(module_lab: HubProcess, vi
 
     ana.open("/hub/home")
     expect(page.locator(".lab-row").first).to_contain_text("GPU 0 (Simulated 24 GB, 24 GB)")
+    ana.shoot("home", clip=TOP)
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("link", name="Start")).to_be_visible(timeout=SLOW)
 
@@ -92,7 +93,7 @@ def test_no_gpu_free_leads_to_the_line_and_its_end_to_the_lab(module_lab: HubPro
     page.wait_for_url("**/hub/line")
     expect(page.get_by_role("heading", name="Number 1 of 1 in line")).to_be_visible()
     expect(page.get_by_text("expected in about 7 days")).to_be_visible()
-    ana.shoot("line", full_page=True)
+    ana.shoot("line", clip=TOP)
 
     # Meanwhile a lab without a GPU; the ticket stays.
     page.get_by_role("button", name="Start a lab without a GPU meanwhile").click()
@@ -212,15 +213,53 @@ def test_jupyterhubs_own_pages_run_under_the_lab_policy(module_lab: HubProcess, 
     root.log_in(module_lab.token("root", admin=True))
     root.open("/hub/admin")
     expect(root.page.locator("#react-admin-hook").get_by_text("root", exact=True).first).to_be_visible()
+    root.shoot("admin")
     root.open("/hub/token")
     # JupyterHub's script comes by a loader, later than the page.
     module_lab.wait_for(lambda: root.page.evaluate("window._jupyterhub_page_loaded"), 20, "the script of the page of tokens")
+    root.shoot("tokens", full_page=True)
     root.page.get_by_role("button", name="Request new API token").click()
     expect(root.page.locator("#token-result")).not_to_be_empty()
 
 
-@pytest.mark.parametrize("path", ["/hub/nowhere", "/hub/spawn/ana/Not_A_Name", "/hub/spawn/nobody"])
-def test_wrong_address_is_explained_without_a_traceback(module_lab: HubProcess, visitor: Visitors, path: str):
+def test_a_lab_that_does_not_run_says_so_and_leads_to_the_form(module_lab: HubProcess, visitor: Visitors):
+    ana = visitor()
+    ana.log_in(module_lab.token("ana"))
+    ana.expect_status(424)
+    ana.open("/user/ana/lab")
+    expect(ana.page.get_by_role("heading", name="Your lab is not running")).to_be_visible()
+    ana.assert_accessible()
+    ana.shoot("not-running", clip=TOP)
+    ana.page.get_by_role("button", name="Start it").click()
+    ana.page.wait_for_url("**/hub/spawn/ana**")
+    expect(ana.page.get_by_role("heading", name="Start your lab")).to_be_visible()
+
+
+def test_a_lab_that_is_stopping_says_so_and_goes_on(module_lab: HubProcess, visitor: Visitors):
+    token = module_lab.token("ana")
+    module_lab.start_lab("ana", token, "cpu")
+    (found,) = module_lab.containers()
+    # A server that stands still does not end when asked: the stop takes as long as lab.yaml grants.
+    children = "map(int, open('/proc/1/task/1/children').read().split())"
+    freeze = f"import os, signal; [os.kill(pid, signal.SIGSTOP) for pid in {children}]"
+    module_lab.run_inside(found["Id"], "python", "-c", freeze)
+    ana, other = visitor(), visitor()
+    for one in (ana, other):
+        one.log_in(token)
+        one.expect_status(404)
+    ana.page.get_by_role("button", name="Stop").click()
+    module_lab.wait_for(lambda: (module_lab.server_model("ana", token) or {}).get("pending") == "stop", 20, "the stop to begin")
+    other.open("/hub/spawn-pending/ana")
+    expect(other.page.get_by_role("heading", name="Stopping your lab")).to_be_visible()
+    other.shoot("stopping", clip=TOP)
+    expect(other.page.get_by_role("heading", name="Your lab is not running")).to_be_visible(timeout=SLOW)
+
+
+@pytest.mark.parametrize(
+    ("path", "picture"),
+    [("/hub/nowhere", "not-found"), ("/hub/spawn/ana/Not_A_Name", "error"), ("/hub/spawn/nobody", "")],
+)
+def test_wrong_address_is_explained_without_a_traceback(module_lab: HubProcess, visitor: Visitors, path: str, picture: str):
     ana = visitor()
     for status in (400, 404):
         ana.expect_status(status)
@@ -228,4 +267,7 @@ def test_wrong_address_is_explained_without_a_traceback(module_lab: HubProcess, 
     ana.open(path)
     expect(ana.page.get_by_role("alert")).to_be_visible()
     expect(ana.page.get_by_role("link", name="My labs").last).to_be_visible()
+    if picture:
+        ana.assert_accessible()
+        ana.shoot(picture, clip=TOP)
     assert "Traceback" not in ana.page.content()
