@@ -3,7 +3,7 @@
 Never starts a lab and never imports the hub's code. What each image is made of decides its name or its
 `io.gpulab.revision` label, so an image whose inputs did not change is never built again.
 
-usage: images.py ensure | state | revision | variant | remove
+usage: images.py ensure | base | state | revision | variant | remove
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound
+import requests
+from apt_archive import KEYRING, debian_mirror, with_apts_proxy
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,7 +39,9 @@ LAB = Path(os.environ.get("GPULAB_STATE", ROOT / ".lab"))
 CACHE = LAB / "cache"
 LOG = LAB / "log" / "image.log"
 REPOSITORY = "gpulab/pytorch"
-PROBE_SECONDS = 15
+BASES = ("registry", "debootstrap")
+# Shorter than the engine's own patience with a silent registry (15 s), whose error would not say that it was silence.
+PROBE_SECONDS = 10
 BUILD_SECONDS = 3600
 # Every tag a wheel may carry that runs on the base's glibc 2.36.
 GLIBC_MINORS = (5, 12, 17, 24, 26, 27, 28, 31, 34)
@@ -175,58 +179,44 @@ def find(client: Any, tag: str) -> Any:
         return None
 
 
-def registry_answers(pinned: str) -> bool:
-    """Whether the engine reaches a registry that has the image; asks for its manifest only, and not for long."""
+def registry_refusal(pinned: str) -> str:
+    """Why the engine cannot have the image from a registry; empty where it can. Asks for its manifest only, not for long."""
+    name = pinned.split("@")[0]
     try:
         docker.from_env(timeout=PROBE_SECONDS).images.get_registry_data(pinned)
+    except NotFound:
+        return f"the engine's registry has no {name} with the pinned digest"
+    except (requests.Timeout, TimeoutError):
+        return f"no container registry answers the Docker engine within {PROBE_SECONDS} s"
     except (DockerException, OSError):
-        return False
-    return True
+        return "no container registry answers the Docker engine"
+    return ""
 
 
 def pull_base(client: Any, pinned: str, tag: str) -> None:
     """Fetches the pinned official image and gives it our name."""
+    known = find(client, pinned)
     with timed(f"pulling {pinned.split('@')[0]}"):
         client.images.pull(pinned, platform="linux/amd64").tag(tag)
+    if not known:
+        # Its first name would keep it in the engine after `make clean`, which takes only our own names away.
+        client.images.remove(pinned)
 
 
-def debian_mirror() -> str:
-    """The mirror apt uses on this host for Debian's main packages.
-
-    Raises:
-        Problem: this host is not Debian and nobody named a mirror.
-    """
-    asked = os.environ.get("GPULAB_DEBIAN_MIRROR")
-    if asked:
-        return asked
-    lines = Path("/etc/os-release").read_text().splitlines()
-    release = dict(line.split("=", 1) for line in lines if "=" in line)
-    if release.get("ID", "").strip('"') == "debian" and shutil.which("apt-get"):
-        listing = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(CREATED_BY) $(COMPONENT) $(RELEASE) $(REPO_URI)"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        codename = release.get("VERSION_CODENAME", "").strip('"')
-        for line in listing.stdout.splitlines():
-            if line.startswith(f"Packages main {codename} "):
-                return line.rsplit(" ", 1)[1]
-    raise Problem(
-        "No container registry answers the Docker engine, and this host's apt names no Debian mirror: let the "
-        "engine reach a registry, or set GPULAB_DEBIAN_MIRROR to a Debian mirror, then run this command again."
-    )
-
-
-def bootstrap_base(client: Any, suite: str, tag: str) -> None:
-    """Makes a Debian root from the host's mirror and brings it into the engine."""
+def bootstrap_base(client: Any, suite: str, tag: str, reason: str) -> None:
+    """Makes a Debian root from the host's mirror and brings it into the engine; `reason` says why not from a registry."""
     mirror, packages = debian_mirror(), ",".join(base_packages())
+    because = reason[:1].upper() + reason[1:]
+    if not mirror:
+        raise Problem(
+            f"{because}, and this host's apt names no Debian mirror: let the engine reach a registry that has the "
+            "image, or set GPULAB_DEBIAN_MIRROR to a Debian mirror, then run this command again."
+        )
     if os.geteuid() != 0:
         raise Problem(
-            "No container registry answers the Docker engine, and only root can bootstrap a Debian root instead: "
-            "run 'sudo make image' once, then this command again."
+            f"{because}, and only root can bootstrap a Debian root instead: run 'sudo make image' once, then this command again."
         )
-    if not shutil.which("debootstrap"):
+    if not shutil.which("debootstrap") or not KEYRING.exists():
         run(
             [
                 "bash",
@@ -239,11 +229,21 @@ def bootstrap_base(client: Any, suite: str, tag: str) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="root-", dir=CACHE) as folder:
         root = Path(folder) / "root"
-        with timed(f"bootstrapping Debian {suite} from this host's apt mirror (no registry answers)"):
+        with timed(f"bootstrapping Debian {suite} from this host's apt mirror ({reason})"):
             run(
-                ["debootstrap", "--variant=minbase", f"--include={packages}", suite, str(root), mirror],
+                [
+                    "debootstrap",
+                    "--variant=minbase",
+                    "--force-check-gpg",
+                    f"--keyring={KEYRING}",
+                    f"--include={packages}",
+                    suite,
+                    str(root),
+                    mirror,
+                ],
                 f"debootstrap failed (log: {LOG}): make the Debian mirror that apt uses here reachable, "
                 "then run this command again.",
+                with_apts_proxy(),
             )
         for leftover in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log"):
             shutil.rmtree(root / leftover, ignore_errors=True)
@@ -263,8 +263,11 @@ def ensure_base(client: Any) -> str:
     tag, entry = base_tag(), hierarchy()["base"]
     if find(client, tag):
         return tag
-    asked = os.environ.get("GPULAB_BASE")
-    if asked == "registry" or (not asked and registry_answers(entry["pinned"])):
+    asked = os.environ.get("GPULAB_BASE", "")
+    if asked not in ("", *BASES):
+        raise Problem(f"GPULAB_BASE is '{asked}', but there are {' and '.join(BASES)}: set one of these.")
+    reason = "GPULAB_BASE says so" if asked else registry_refusal(entry["pinned"])
+    if asked == "registry" or not reason:
         try:
             pull_base(client, entry["pinned"], tag)
         except (APIError, OSError) as error:
@@ -273,7 +276,7 @@ def ensure_base(client: Any) -> str:
                 "GPULAB_BASE=debootstrap, then run this command again."
             ) from error
     else:
-        bootstrap_base(client, entry["suite"], tag)
+        bootstrap_base(client, entry["suite"], tag, reason)
     return tag
 
 
@@ -293,7 +296,7 @@ def download(lock: Path, folder: Path, failure: str, *extra: str) -> None:
     """Fetches exactly the wheels a lock names, for the base's Python, whatever Python runs here."""
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in GLIBC_MINORS]
     platforms += ["manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64", "linux_x86_64"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-cache-dir"]
     command += ["--only-binary=:all:", "--implementation=cp"]
     command += ["--python-version", hierarchy()["pytorch"]["python"]]
     command += [f"--abi={abi}" for abi in ("cp311", "abi3", "none")]
@@ -438,6 +441,7 @@ def main(arguments: list[str]) -> int:
     """The command line; returns the exit status."""
     commands: dict[str, Callable[[], None]] = {
         "ensure": ensure,
+        "base": lambda: print(ensure_base(engine())),
         "remove": remove,
         "state": state,
         "revision": lambda: print(json.dumps({"variant": variant(), "revision": revision(variant())})),

@@ -24,6 +24,8 @@ setting() {
 LAB=$(realpath -m "$(dirname "$LAB_FILE")/$(setting '' state .lab)")
 [[ $(setting '' state .lab) != /* ]] || LAB=$(setting '' state .lab)
 export GPULAB_STATE=$LAB
+# Nothing is written outside the checkout, and pip's cache lies in the home where nobody says otherwise.
+export PIP_CACHE_DIR=${PIP_CACHE_DIR:-$LAB/cache/pip}
 LOGS=$LAB/log
 cd "$ROOT"
 

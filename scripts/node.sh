@@ -15,5 +15,7 @@ npm_with_host_settings() {
   if [ -z "${NODE_EXTRA_CA_CERTS:-}" ] && [ -f /etc/ssl/certs/ca-certificates.crt ]; then
     export NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
   fi
-  PATH=$folder/bin:$PATH "$folder/bin/node" "$folder/lib/node_modules/npm/bin/npm-cli.js" "$@"
+  # Its cache, its logs and what Node.js compiles stay in the checkout, not in somebody's home or in /tmp.
+  NPM_CONFIG_CACHE=$LAB/cache/npm NPM_CONFIG_UPDATE_NOTIFIER=false NODE_DISABLE_COMPILE_CACHE=1 \
+    PATH=$folder/bin:$PATH "$folder/bin/node" "$folder/lib/node_modules/npm/bin/npm-cli.js" "$@"
 }

@@ -4,7 +4,7 @@
 . "$(dirname "$0")/hub.sh"
 
 if pid=$(hub_pid); then
-  say "hub     runs at $(hub_url) (process $pid, since $(ps -o lstart= -p "$pid" 2>/dev/null || say unknown), log $HUB_LOG)"
+  say "hub     runs at $(hub_url) (process $pid, since $(date -r "$HUB_RECORD"), log $HUB_LOG)"
 else
   say "hub     does not run ('make up' starts it)"
 fi

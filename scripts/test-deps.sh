@@ -11,6 +11,7 @@ NEEDED=(
   ip:iproute2                                                             # bridges of the modern engine
   iptables:iptables                                                       # likewise
   unshare:util-linux                                                      # its mount namespace
+  slirp4netns:slirp4netns                                                 # its way to package mirrors, for hosts on it
   /usr/lib/postgresql:postgresql                                          # a server that the ledger's rules are tried on
   git:git                                                                 # the quick start's fresh clone
 )

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ START_SECONDS = 60
 STOP_SECONDS = 20
 CLONE_NEWNET = 0x40000000
 PREFIX = "gpulab-test-engine-"
+# Where slirp4netns hands questions for names on to this host's own resolver.
+RESOLVER = "10.0.2.3"
 
 
 @dataclass
@@ -141,7 +143,13 @@ class PrivateEngine:
 
 @contextlib.contextmanager
 def private_engine(
-    root: Path, settings: Mapping[str, Any], gpus: tuple[Gpu, ...], extra: Mapping[str, str] | None = None
+    root: Path,
+    settings: Mapping[str, Any],
+    gpus: tuple[Gpu, ...],
+    extra: Mapping[str, str] | None = None,
+    *,
+    outward: bool = False,
+    visible: Iterable[Path] = (),
 ) -> Iterator[PrivateEngine]:
     """Run dockerd from `root` until the block ends.
 
@@ -150,10 +158,14 @@ def private_engine(
         settings: content of its daemon.json.
         gpus: what it is prepared to hand out.
         extra: absolute path → text of files laid over the root; those in a `bin` folder are executable.
+        outward: whether it and its containers reach what this host reaches; else it has a loopback and nothing more.
+        visible: folders of this host that the engine sees under the same path, for bind mounts.
     """
     if os.geteuid() != 0:
         pytest.skip("needs root: a Docker engine in mount, network and process namespaces of its own")
     _sweep()
+    if outward:
+        extra = {**(extra or {}), "/etc/resolv.conf": f"nameserver {RESOLVER}\n"}
     with _own_folder() as folder:
         _prepare(folder, {**settings, "cgroup-parent": f"/{folder.name}"}, extra or {})
         with (folder / "dockerd.log").open("wb") as log:
@@ -161,13 +173,14 @@ def private_engine(
                 # The first two make an end of this process, however hard, the end of everything inside.
                 ["setpriv", "--pdeathsig", "KILL", "unshare", "--kill-child", "--fork", "--pid", "--mount", "--net",
                  "--ipc", "--propagation", "private", "sh", str(SCRIPT)],
-                env={**os.environ, "ROOT": str(root), "WORK": str(folder)},
+                env={**os.environ, "ROOT": str(root), "WORK": str(folder), "VISIBLE": "\n".join(map(str, visible))},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         engine = PrivateEngine(folder, gpus, process)
         try:
             _wait(engine)
-            yield engine
+            with _way_out(engine) if outward else contextlib.nullcontext():
+                yield engine
         finally:
             _end(engine)
 
@@ -230,6 +243,28 @@ def _wait(engine: PrivateEngine) -> None:
 def _enter(libc: ctypes.CDLL, namespace: int) -> None:
     if libc.setns(namespace, CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "the network namespace could not be entered")
+
+
+@contextlib.contextmanager
+def _way_out(engine: PrivateEngine) -> Iterator[None]:
+    """A network in user space between the engine's namespace and this host: no bridge and no firewall rule here."""
+    if not shutil.which("slirp4netns"):
+        pytest.fail("an engine that reaches package mirrors needs slirp4netns: run `make setup`")
+    seen, told = os.pipe()
+    process = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", "slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback",
+         f"--ready-fd={told}", str(engine.process.pid), "tap0"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[told],
+    )  # fmt: skip
+    os.close(told)
+    try:
+        with open(seen, "rb") as ready:
+            if not ready.read(1):
+                pytest.fail(f"slirp4netns does not start: {process.communicate()[1].decode('utf-8', 'replace')}")
+        yield
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def _descendant(pid: int, name: str) -> int:

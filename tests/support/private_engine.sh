@@ -5,6 +5,7 @@
 # ROOT  folder with the programs, never written to
 # WORK  folder of this engine: daemon.json, extra/ (laid over the root), shared/ (seen under the same path inside),
 #       socket/ and data/ (of dockerd), new/ and scratch/ (mount points)
+# VISIBLE  folders of the host that are seen under the same path inside, one a line
 set -eu
 
 new=$WORK/new
@@ -24,6 +25,9 @@ mkdir -p "$new$WORK/shared" "$new/run/engine" "$new/var/lib/docker" "$new/etc/do
 mount --bind "$WORK/shared" "$new$WORK/shared"
 mount --bind "$WORK/socket" "$new/run/engine"
 mount --bind "$WORK/data" "$new/var/lib/docker"
+printf '%s\n' "${VISIBLE:-}" | while read -r folder; do
+  [ -z "$folder" ] || { mkdir -p "$new$folder" && mount --bind "$folder" "$new$folder"; }
+done
 cp "$WORK/daemon.json" "$new/etc/docker/daemon.json"
 cp -a "$WORK/extra/." "$new/"
 ip link set lo up
