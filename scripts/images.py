@@ -24,7 +24,6 @@ from typing import Any
 
 import docker
 import requests
-from apt_archive import KEYRING, debian_mirror, with_apts_proxy
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 if sys.version_info >= (3, 11):
@@ -33,6 +32,10 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
+# Run by its path, Python looks beside this file only; the bench and the tests import it from the root.
+sys.path.insert(0, str(ROOT))
+from scripts.apt_archive import KEYRING, debian_mirror, with_apts_proxy  # noqa: E402
+
 IMAGES = ROOT / "images"
 NOTEBOOKS = ROOT / "notebooks"
 LAB = Path(os.environ.get("GPULAB_STATE", ROOT / ".lab"))
