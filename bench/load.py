@@ -27,6 +27,7 @@ from spawner.ledger import Ledger
 from spawner.model import Gpu, GpuRequest, Holder, Lease
 from spawner.records import GpuMark, Grant, MarkKind
 from spawner.sharing import units
+from spawner.vitals import TOKEN
 from tests.support.hub import HubProcess
 
 TARGET_PERCENT = 3.0
@@ -71,7 +72,7 @@ def cost(idle: dict[str, float], loaded: dict[str, float]) -> float:
 
 
 def fill(hub: HubProcess, tag: str, labs: int) -> None:
-    """Make labs: for each a lease that is bound and a running container that only waits."""
+    """Make labs: for each a lease that is bound and a running container, which answers as an idle lab where it has a GPU."""
     ledger = Ledger.open(hub.config.ledger_url)
     gpus = units(tuple(_gpus(hub)), ())
     try:
@@ -103,10 +104,13 @@ def _one(hub: HubProcess, ledger: Ledger, tag: str, number: int, gpus: Sequence[
         LABEL_GPUS: ",".join(chosen),
     }  # fmt: skip
     name = f"{hub.files.name}-{holder.user}"
-    limits = client.create_host_config(network_mode="none", mem_limit=tiny.MEMORY)
+    # Of a lab with a GPU reclaim asks what its kernels do; the others only have to be there.
+    command = None if chosen else ["sleep", "infinity"]
+    limits = client.create_host_config(network_mode=hub.config.network.name if chosen else "none", mem_limit=tiny.MEMORY)
     made = client.create_container(
-        tag, ["sleep", "infinity"], name=name, labels=labels, host_config=limits, stop_signal="SIGKILL"
-    )
+        tag, command, name=name, labels=labels, host_config=limits, stop_signal="SIGKILL",
+        environment={TOKEN: secrets.token_hex(16)},
+    )  # fmt: skip
     ledger.answered(lease.id, made["Id"])
     client.start(made["Id"])
     ledger.bind(lease.id, datetime.now(timezone.utc))

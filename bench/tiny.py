@@ -24,17 +24,21 @@ from spawner.engine import Engine
 from tests.support.hub import HubProcess, make_lab_files, remove_docker_objects
 
 REPOSITORY = "gpulab/bench"
-# What the hub asks of a lab: an answer at any address. One process of 10 MB.
+# What the hub asks of a lab: an answer at any address; and what reclaim asks: its kernels, here an idle one, and its terminals.
+# One process of 10 MB.
 SERVER = """
 import http.server, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+KERNELS = b'[{"execution_state": "idle", "last_activity": "2026-01-05T08:00:00Z"}]'
 class Lab(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.send_header("X-JupyterHub-Version", "6.1.1")
-        self.send_header("Content-Length", "2")
+        end = self.path.rsplit("/", 1)[-1]
+        body = KERNELS if end == "kernels" else b"[]" if end == "terminals" else b"{}"
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(b"{}")
+        self.wfile.write(body)
     def log_message(self, *args):
         pass
 http.server.ThreadingHTTPServer(("", 8888), Lab).serve_forever()
