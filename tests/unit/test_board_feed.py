@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,30 @@ async def test_nothing_is_asked_while_nobody_listens(feed: Feed, world: World, m
     with feed.listening("bo"):
         await feed.now()
     assert len(asked) > told, "who comes later is served again"
+
+
+async def test_a_look_that_only_waits_is_not_followed_by_a_long_pause(feed: Feed, world: World, monkeypatch: pytest.MonkeyPatch):
+    pauses: list[float] = []
+    version, pause = world.ledger.version, asyncio.sleep
+
+    def slowly() -> int:
+        # As an engine or a busy machine lets it wait: that takes nothing from anybody.
+        time.sleep(0.2)
+        return version()
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await pause(0)
+
+    monkeypatch.setattr(world.ledger, "version", slowly)
+    monkeypatch.setattr(board_feed.asyncio, "sleep", noted)
+    with feed.listening("ana"):
+        first = await feed.now()
+        await feed.after(first, 0.1)
+    assert feed._task is not None
+    await asyncio.wait_for(feed._task, 10)
+    assert pauses
+    assert max(pauses) < 1, "ten times as long as it waited would be two seconds"
 
 
 async def test_quiet_time_gives_the_same_look_back(feed: Feed):
