@@ -119,6 +119,14 @@ def test_a_ticket_can_be_cancelled_and_fewer_taken(module_lab: HubProcess, visit
 
     ana.start("gpu-2", "/hub/spawn/ana")
     page.wait_for_url("**/hub/line")
+    page.set_viewport_size({"width": 400, "height": 860})
+    page.emulate_media(color_scheme="dark")
+    page.reload()
+    expect(page.get_by_role("button", name="Take 1 GPU now")).to_be_visible()
+    assert_fits(page)
+    ana.assert_accessible()
+    ana.shoot("line-phone", full_page=True)
+    page.set_viewport_size({"width": 1200, "height": 860})
     page.get_by_role("button", name="Take 1 GPU now").click()
     wait_until_ready(page)
     assert {lease.profile: len(lease.gpus) for lease in module_lab.leases() if lease.holder.user == "ana"} == {"gpu-1": 1}
@@ -183,9 +191,11 @@ def test_pages_fit_a_telephone(module_lab: HubProcess, visitor: Visitors, dark: 
     ana.open("/hub/login")
     assert_fits(ana.page)
     ana.log_in(module_lab.token("ana"))
-    for path in ("/hub/home", "/hub/spawn/ana", "/hub/token"):
+    for path in ("/hub/home", "/hub/token", "/hub/line", "/hub/usage", "/hub/gpus", "/hub/spawn/ana"):
         ana.open(path)
         assert_fits(ana.page)
+    if dark:
+        ana.shoot("profiles-phone", full_page=True)
     theme = ana.page.evaluate("getComputedStyle(document.body).colorScheme || document.documentElement.dataset.bsTheme")
     assert ("dark" in theme) == dark
 
