@@ -72,18 +72,33 @@ is_root() { [ "$(id -u)" = 0 ]; }
 has() { command -v "$1" >/dev/null 2>&1; }
 can_apt() { is_root && has apt-get; }
 
+# A machine that has just been set up updates itself first, and then its package lists are locked for some minutes.
+APT_LOCK_SECONDS=300
+
+refresh_package_lists() {
+  local deadline=$((SECONDS + APT_LOCK_SECONDS))
+  until apt-get update -q >"$LOGS/apt-update.log" 2>&1; do
+    if ! grep -q 'Could not get lock' "$LOGS/apt-update.log" || [ "$SECONDS" -ge "$deadline" ]; then
+      tail -n 15 "$LOGS/apt-update.log" >&2
+      return 1
+    fi
+    sleep 2
+  done
+}
+
 # apt_install WHY PACKAGE...: installs what the distribution offers. An old or empty package list is the usual
 # reason for a failure, so the list is fetched once and the install tried again.
 apt_install() {
-  local why=$1
+  local why=$1 install
   shift
   can_apt || die "$why needs the packages '$*', which only an administrator can install: run 'sudo apt-get install $*', then this command again."
   say "    installing $* with apt ($why)"
   export DEBIAN_FRONTEND=noninteractive
-  if ! apt-get install -y -q --no-install-recommends "$@" >>"$LOGS/apt.log" 2>&1; then
-    quietly apt.log apt-get update -q ||
+  install=(apt-get -o "DPkg::Lock::Timeout=$APT_LOCK_SECONDS" install -y -q --no-install-recommends "$@")
+  if ! "${install[@]}" >>"$LOGS/apt.log" 2>&1; then
+    refresh_package_lists ||
       die "The package list could not be refreshed: make 'apt-get update' work on this machine, then run this command again."
-    quietly apt.log apt-get install -y -q --no-install-recommends "$@" ||
+    quietly apt.log "${install[@]}" ||
       die "apt could not install '$*' (log: $LOGS/apt.log): make 'apt-get install $*' work, then run this command again."
   fi
 }

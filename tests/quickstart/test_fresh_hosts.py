@@ -38,6 +38,17 @@ answer = rest.get(base + lab["url"] + "api", timeout=10) if lab.get("ready") els
 print(json.dumps({"arrived": arrived.url, "asked": asked.text, "lab": answer.json() if answer else {}}))
 """
 
+# A machine that has just been set up is busy with its own updates: the locks of apt are held for a while, as apt holds them.
+HOLD_APT = """
+use Fcntl qw(:DEFAULT :flock SEEK_SET);
+for my $name (qw(/var/lib/dpkg/lock-frontend /var/lib/apt/lists/lock)) {
+    open(my $file, "+>", $name) or die; push @held, $file;
+    fcntl($file, F_SETLK, pack("s s x4 q q i x4", F_WRLCK, SEEK_SET, 0, 0, 0)) or die;
+}
+open(my $told, ">", "/run/apt-is-held") or die;
+sleep 20;
+""".replace("\n", " ")
+
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[PrivateEngine]:
@@ -56,6 +67,7 @@ def host(engine: PrivateEngine, request: pytest.FixtureRequest) -> Iterator[Debi
 
 @pytest.fixture(scope="module")
 def first_up(host: DebianHost) -> Said:
+    host.sh(f"setsid perl -e '{HOLD_APT}' >/dev/null 2>&1 & timeout 10 sh -c 'until [ -e /run/apt-is-held ]; do sleep 0.1; done'")
     said = host.run("make", "up")
     assert said.status == 0, said.words
     return said
