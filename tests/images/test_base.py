@@ -235,6 +235,7 @@ def official_like(client: docker.DockerClient, base: str, folder: Path) -> Any:
 
 if FULL:  # needs minutes
 
+    @pytest.mark.timeout(1800)
     def test_the_lab_image_stands_on_the_registrys_image_and_answers(
         make: Make, client: docker.DockerClient, private: PrivateEngine, full_registry: Registry, tmp_path: Path
     ) -> None:

@@ -15,6 +15,9 @@ import pytest
 from tests.support.hosts import CHECKOUT, DebianHost, Said, debian_host, outward_engine
 from tests.support.private_engine import PrivateEngine
 
+# A host is made ready within the first test of it.
+pytestmark = pytest.mark.timeout(1800)
+
 ADDRESS = "http://127.0.0.1:8000"
 # Run by the checkout's own Python on the host: a person logs in with the token, another's lab is started over REST.
 A_DAY = """
