@@ -46,7 +46,8 @@ HOLD_APT = """
 use Fcntl qw(:DEFAULT :flock SEEK_SET);
 for my $name (qw(/var/lib/dpkg/lock-frontend /var/lib/apt/lists/lock)) {
     open(my $file, "+>", $name) or die; push @held, $file;
-    fcntl($file, F_SETLK, pack("s s x4 q q i x4", F_WRLCK, SEEK_SET, 0, 0, 0)) or die;
+    my $lock = pack("s s x4 q q i x4", F_WRLCK, SEEK_SET, 0, 0, 0);
+    fcntl($file, F_SETLK, $lock) or die;
 }
 open(my $told, ">", "/run/apt-is-held") or die;
 sleep 20;
