@@ -296,7 +296,7 @@ def report(found: dict[int, dict[str, list[float]]], picture: str, tickets: int)
         f"1,024 GPUs on {scene.NODES} nodes, {tickets:,} tickets in line. Each past lease has its GPUs and four entries of the"
         f" journal. The target is a p99 of at most {TARGET:g} times the p99 of the bare commit."
     )
-    parts = [about, f"![time over history]({picture})"]
+    parts = [about, f"![How long each request to the ledger takes, over the number of past leases]({picture})"]
     if len(found) > 1:
         parts.append(growth_table(found))
     for history, taken in sorted(found.items(), reverse=True):
