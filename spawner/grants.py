@@ -67,12 +67,14 @@ class LineRules:
         half_life: after this time a GPU-hour counts half in the fair share.
         overdue: a ticket older than this goes before all others, by age.
         tickets_per_user: tickets that one person may have at once.
+        show_holders: whoever cannot be served is told who holds the GPUs.
     """
 
     claim: timedelta = timedelta(minutes=5)
     half_life: timedelta = timedelta(days=7)
     overdue: timedelta = timedelta(days=1)
     tickets_per_user: int = 3
+    show_holders: bool = True
 
 
 @dataclass(frozen=True, slots=True)

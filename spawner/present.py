@@ -74,7 +74,9 @@ def no_gpu_free(error: NoGpuFree, request: GpuRequest, data: Snapshot, holder: H
         return error.message, error_html(error)
     view = views.NoGpuFreeView(
         wanted=error.wanted,
-        gpus=_gpu_views(_suitable(data.gpus, request), data.leases, _names(config, holder), data.marks),
+        gpus=_gpu_views(
+            _suitable(data.gpus, request), data.leases, Viewer(holder.user, names=line_state.shows_holders(config)), data.marks
+        ),
         now=data.now,
         viewer=holder.user,
         alternatives=tuple(_alternatives(data, config, error.wanted)),

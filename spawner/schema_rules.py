@@ -23,7 +23,7 @@ from spawner.grants import (
     SharingRule,
 )
 
-_DURATION = re.compile(r"(\d{1,6})([smhd])")
+_DURATION = re.compile(r"([0-9]{1,6})([smhd])")
 _UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -120,10 +120,13 @@ class LineSection(_Section):
     half_life: Duration = 7 * 86400
     overdue: Duration = 86400
     tickets_per_user: Annotated[StrictInt, Field(ge=1, le=100)] = 3
+    show_holders: StrictBool = True
 
     def frozen(self) -> LineRules:
         """As a frozen value."""
-        return LineRules(_delta(self.claim), _delta(self.half_life), _delta(self.overdue), self.tickets_per_user)
+        return LineRules(
+            _delta(self.claim), _delta(self.half_life), _delta(self.overdue), self.tickets_per_user, self.show_holders
+        )
 
 
 class ReclaimSection(_Section):

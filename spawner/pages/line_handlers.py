@@ -73,8 +73,8 @@ def groups_of(user: User) -> list[str]:
 
 
 def sees_names(handler: Any) -> bool:
-    """Whether the person may know who holds a GPU: admins, and everyone where lab.yaml says so."""
-    return bool(lab_of(handler).config.board.names_for_everyone or handler.has_scope("admin:servers"))
+    """Whether a person in line may know who holds the GPUs: admins, and everyone unless lab.yaml says otherwise."""
+    return line_state.shows_holders(lab_of(handler).config) or bool(handler.has_scope("admin:servers"))
 
 
 class LinePageHandler(BaseHandler):

@@ -14,7 +14,7 @@ from spawner import expect, policy
 from spawner.errors import NoGpuFree
 from spawner.ledger import Line
 from spawner.line import Plan
-from spawner.model import Lease, Profile
+from spawner.model import LabConfig, Lease, Profile
 from spawner.pages import views
 from spawner.records import Ticket, TicketState
 from spawner.runtime import Lab
@@ -109,7 +109,7 @@ class LineView:
 
     Attributes:
         tickets: theirs, oldest first; also the one that ended last, where none waits.
-        held: one row per holder of GPUs, with names where lab.yaml shows them to everyone or the holder is the viewer.
+        held: one row per holder of GPUs, with names unless lab.yaml keeps them from whoever waits.
         meanwhile: profile without a GPU to start meanwhile; None where there is none.
     """
 
@@ -143,6 +143,11 @@ def standing(lab: Lab, ticket: Ticket) -> Place:
     now = lab.clock()
     line = lab.ledger.line(lab.units(), now)
     return _place(ticket, line, lab.plan(line), lab.ledger.held_seconds(), now)
+
+
+def shows_holders(config: LabConfig) -> bool:
+    """Whether a person who must wait is told who holds the GPUs, for there is somebody to talk to."""
+    return config.line.show_holders or config.board.names_for_everyone
 
 
 def line_view(lab: Lab, user: str, groups: Sequence[str], *, names: bool) -> LineView:

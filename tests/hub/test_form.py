@@ -58,8 +58,7 @@ def test_no_gpu_free_offers_what_can_start(browser: Browser):
     page = html.unescape(answer.text)
     assert answer.status_code == 409
     assert "You asked for 1 GPU; 0 of 2 are free." in page
-    assert "GPU 0 and GPU 1 are held by another person since" in page
-    assert "night-run" not in page, "who holds them is theirs to tell, unless lab.yaml says otherwise"
+    assert "GPU 0 and GPU 1 are held by bo (lab “night-run”) since" in page
     assert "Start without a GPU" in page
     hub.stop_lab("bo", bo, "night-run")
 

@@ -131,7 +131,7 @@ def test_the_form_leads_to_the_line_and_a_ticket_can_be_cancelled(waiting: Brows
     answer = waiting.spawn(profile="gpu-1")
     assert answer.url.endswith("/hub/line")
     assert "Number 1 of 1 in line" in answer.text
-    assert "another lab: 2 GPUs" in answer.text, "who holds them is not everyone's to know unless lab.yaml says so"
+    assert "ana/train: 2 GPUs" in answer.text
     (ticket,) = tickets(hub)
 
     stranger = Browser(hub, "cem")

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from spawner import placement, policy, present
-from spawner.errors import LabError, LedgerError
+from spawner.errors import LabError, LedgerError, NoGpuFree
 from spawner.grants import SharingRule
 from spawner.ledger import Ledger
-from spawner.model import Gpu, Holder, Lease, LeaseState
+from spawner.model import Gpu, GpuRequest, Holder, LabConfig, Lease, LeaseState
 from spawner.pages import board, board_history
 from spawner.pages.board import Looker, gpu_rows, labels
 from spawner.pages.board_shown import LINE_SHOWN, Shown
@@ -210,6 +210,20 @@ def test_the_form_names_others_only_where_lab_yaml_says_so(world: World):
     assert "held by you (lab “anas-lab”)" in Page(present.form(data, Holder("ana"), config)).text
     shown = replace(config, board=replace(config.board, names_for_everyone=True))
     assert "held by ana (lab “anas-lab”)" in Page(present.form(data, Holder("bo"), shown)).text
+
+
+def test_a_refusal_names_the_holders_unless_lab_yaml_keeps_them(world: World):
+    world.run("ana", "gpu-2", "anas-lab")
+    lab = replace(world.lab, engine=SimpleNamespace(facts=make_facts))
+    data, refused = present.gather(lab), NoGpuFree("", "", wanted=1, free=0, total=2)
+
+    def told(config: LabConfig) -> str:
+        return "".join(present.no_gpu_free(refused, GpuRequest("gpu-1", 1), data, Holder("bo"), config))
+
+    assert "held by ana (lab “anas-lab”)" in told(lab.config)
+    kept = told(replace(lab.config, line=replace(lab.config.line, show_holders=False)))
+    assert "held by another person" in kept
+    assert "ana" not in kept
 
 
 # --- nobody learns what is not theirs to know
