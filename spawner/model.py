@@ -132,6 +132,7 @@ class Lease:
         groups: the person's groups at the start, for accounting.
         ticket: id of the ticket that it came of; '' without one.
         priority: class in the line.
+        starting: when a start took the claim; None where it began as a start.
     """
 
     id: str
@@ -149,6 +150,7 @@ class Lease:
     groups: tuple[str, ...] = ()
     ticket: str = ""
     priority: int = 1
+    starting: datetime | None = None
 
 
 class Presence(enum.Enum):

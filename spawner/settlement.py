@@ -90,7 +90,7 @@ def decide(lease: Lease, presence: Presence, now: datetime, patience: Patience) 
     if lease.state is LeaseState.BOUND:
         return Action.KEEP if presence is Presence.RUNNING else Action.DRAIN
     # Starting: the hub may be about to bind it. Only a start that outlived its own time limit is given up.
-    return Action.DRAIN if abs(now - lease.created) > patience.start else Action.KEEP
+    return Action.DRAIN if abs(now - (lease.starting or lease.created)) > patience.start else Action.KEEP
 
 
 def _decide_draining(lease: Lease, presence: Presence, now: datetime, patience: Patience) -> Action:

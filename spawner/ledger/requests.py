@@ -29,7 +29,7 @@ _UNIT = lease_gpus.insert()
 _TICKET = tickets.insert()
 _START = (
     leases.update().where(leases.c.id == sa.bindparam("of_lease")).values(state=LeaseState.STARTING.value, in_flight=True)
-).values(created=sa.bindparam("created"), ends=sa.bindparam("ends"))
+).values(starting=sa.bindparam("starting"), ends=sa.bindparam("ends"))
 _TICKET_STARTS = (
     tickets.update()
     .where(tickets.c.id == sa.bindparam("of_ticket"))
@@ -212,8 +212,8 @@ class Requests(Tickets, Journal):
         )
         claim = next(lease for lease in standing.leases if lease.id == ticket.lease)
         ends = _ends(grant, claim.gpus, now)
-        lease = dataclasses.replace(claim, state=LeaseState.STARTING, in_flight=True, created=now, ends=ends)
-        connection.execute(_START, {"of_lease": claim.id, "created": naive(now), "ends": naive(ends) if ends else None})
+        lease = dataclasses.replace(claim, state=LeaseState.STARTING, in_flight=True, starting=now, ends=ends)
+        connection.execute(_START, {"of_lease": claim.id, "starting": naive(now), "ends": naive(ends) if ends else None})
         connection.execute(_TICKET_STARTS, {"of_ticket": ticket.id, "lease": lease.id})
         write_event(connection, now, ticket.holder.user, "lease.acquired", lease=lease)
         return lease

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from spawner.model import GpuRequest, Holder, Lease, LeaseState
 from spawner.records import Ticket, TicketState
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 metadata = sa.MetaData()
 meta = sa.Table("meta", metadata, sa.Column("schema_version", sa.Integer, nullable=False))
 
@@ -41,6 +41,7 @@ leases = sa.Table(
     sa.Column("release_reason", sa.String(200), nullable=False, default=""),
     sa.Column("bound", sa.DateTime),
     sa.Column("ends", sa.DateTime),
+    sa.Column("starting", sa.DateTime),
     sa.Column("gpus", sa.Integer, nullable=False, server_default="0"),
     _text("groups", 2000),
     _text("ticket", 32),
@@ -207,12 +208,12 @@ LIVE = one_of(leases.c.state, (state.value for state in LeaseState if state is n
 
 def migrate(connection: sa.Connection, version: int) -> None:
     """Bring the tables of an older schema up to this one; called after the missing tables were made."""
+    present = {column["name"] for column in sa.inspect(connection).get_columns("leases")}
+    for column in leases.columns:
+        if column.name not in present:
+            spec = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE leases ADD COLUMN {spec}")
     if version < 2:
-        present = {column["name"] for column in sa.inspect(connection).get_columns("leases")}
-        for column in leases.columns:
-            if column.name not in present:
-                spec = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE leases ADD COLUMN {spec}")
         counted = sa.select(sa.func.count()).where(lease_gpus.c.lease_id == leases.c.id).scalar_subquery()
         connection.execute(leases.update().values(gpus=counted))
         # Settlement ends a lab that was never up without time to save; these were, and may still run.
@@ -262,6 +263,7 @@ def lease_of(row: Any, gpus: tuple[str, ...]) -> Lease:
         groups=words(row.groups),
         ticket=row.ticket,
         priority=row.priority,
+        starting=aware(row.starting),
     )
 
 

@@ -246,3 +246,15 @@ def test_a_ledger_of_the_first_schema_is_brought_up_to_date(tmp_path: Path):
     assert acquire(ledger, "new").gpus == (GPUS[1].uuid,)
     ledger.close()
     open_ledger(tmp_path).close()
+
+
+def test_a_ledger_of_the_second_schema_is_brought_up_to_date(tmp_path: Path):
+    ledger = open_ledger(tmp_path)
+    acquire(ledger, "old")
+    ledger.close()
+    raw = sqlite3.connect(tmp_path / "ledger.sqlite")
+    raw.executescript("ALTER TABLE leases DROP COLUMN starting; UPDATE meta SET schema_version = 2")
+    raw.close()
+    ledger = open_ledger(tmp_path)
+    assert [(lease.id, lease.starting) for lease in ledger.active()] == [("old", None)]
+    ledger.close()

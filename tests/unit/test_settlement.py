@@ -38,6 +38,12 @@ def test_a_lab_that_was_never_handed_over_needs_no_time_to_save():
     assert decide(make_lease(state=S.DRAINING, drained=T0), P.RUNNING, after(1), PATIENCE) is A.REMOVE
 
 
+def test_a_start_has_its_time_however_long_its_gpus_were_set_aside():
+    begun = make_lease(state=S.STARTING, starting=after(90))
+    assert decide(begun, P.RUNNING, after(189), PATIENCE) is A.KEEP
+    assert decide(begun, P.RUNNING, after(191), PATIENCE) is A.DRAIN
+
+
 def test_a_lab_that_was_asked_to_end_has_its_time():
     lease = make_lease(state=S.DRAINING, bound=T0, drained=T0)
     assert decide(lease, P.RUNNING, after(29), PATIENCE) is A.KEEP

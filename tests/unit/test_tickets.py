@@ -88,6 +88,15 @@ def test_the_way_of_a_ticket(ledger: Ledger):
     ]  # fmt: skip
 
 
+def test_a_lease_counts_from_its_claim_and_its_start_from_its_own_moment(ledger: Ledger):
+    claimed(ledger)
+    lease = ask(ledger, "bo", now=after(200))
+    assert isinstance(lease, Lease)
+    assert (lease.created, lease.starting) == (T0, after(200))
+    (stored,) = [found for found in ledger.active() if found.holder == Holder("bo")]
+    assert stored == lease
+
+
 def test_asking_again_is_the_same_ticket(ledger: Ledger):
     _, ticket = waiting_behind(ledger)
     again = ask(ledger, "bo", now=after(100))
