@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from spawner.errors import DeniedError, MaintenanceError
@@ -162,6 +162,33 @@ def _life(allowance: Allowance, request: GpuRequest, seconds: float) -> timedelt
         limits.append((allowance.hours_per_week * 3600 - seconds) / request.gpus)
     shortest = min(limits, default=UNLIMITED)
     return None if shortest == UNLIMITED else timedelta(seconds=shortest)
+
+
+def limits_hours(rules: PolicyRules, lease: Lease) -> bool:
+    """Whether GPU-hours of a lab's owner are limited, themselves or through its profile."""
+    both = of_person(rules, lease.holder.user, lease.groups), of_profile(rules, lease.profile)
+    return any(one.hours_per_week not in (None, UNLIMITED) for one in both)
+
+
+def hours_end(rules: PolicyRules, lease: Lease, standing: Standing, now: datetime) -> datetime | None:
+    """When a running lab's owner will have used up their GPU-hours of the week, all their labs together; None for no limit.
+
+    Args:
+        rules: lab.yaml's `policy`.
+        lease: of a lab that holds GPUs.
+        standing: what its owner has.
+        now: the present moment.
+    """
+    ends = []
+    same = [held for held in standing.leases if held.profile == lease.profile]
+    for allowance, leases, seconds in (
+        (of_person(rules, lease.holder.user, lease.groups), standing.leases, sum(standing.gpu_seconds.values())),
+        (of_profile(rules, lease.profile), same, standing.gpu_seconds.get(lease.profile, 0.0)),
+    ):
+        hours, gpus = allowance.hours_per_week, sum(len(held.gpus) for held in leases)
+        if gpus and hours is not None and hours != UNLIMITED:
+            ends.append(now + timedelta(seconds=max(0.0, hours * 3600 - seconds) / gpus))
+    return min(ends, default=None)
 
 
 def _priority(person: Allowance, through: Allowance) -> int:

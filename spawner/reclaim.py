@@ -22,6 +22,7 @@ from spawner.records import Watch
 COPYING = 256 << 10
 # The longest time between two looks that counts as watched.
 LONGEST_GAP = timedelta(minutes=5)
+ROUNDING = timedelta(minutes=1)
 NOTHING = timedelta()
 
 
@@ -105,7 +106,7 @@ def unknown(signals: Signals) -> tuple[str, ...]:
     return tuple(name for name, value in needed.items() if value is None)
 
 
-def decide(lease: Lease, signals: Signals, watch: Watch, rules: ReclaimRules) -> Decision:
+def decide(lease: Lease, signals: Signals, watch: Watch, rules: ReclaimRules, hours_end: datetime | None = None) -> Decision:
     """What is to be done about a lab now.
 
     Args:
@@ -113,6 +114,7 @@ def decide(lease: Lease, signals: Signals, watch: Watch, rules: ReclaimRules) ->
         signals: what the look found.
         watch: what was remembered of it.
         rules: lab.yaml's `reclaim`.
+        hours_end: when its owner will have used up their GPU-hours; None for no limit.
     """
     if lease.state is not LeaseState.BOUND or not lease.gpus or rules.mode == "off":
         return Decision(Step.KEEP, watch, "it is not watched")
@@ -134,7 +136,7 @@ def decide(lease: Lease, signals: Signals, watch: Watch, rules: ReclaimRules) ->
             working = "it was used"
     if watch.cause not in ("", "idle", "life"):
         return Decision(Step.KEEP, watch, "its holder reads something else", idle)
-    decided = _life(lease, watch, rules, now) or _idle(lease, watch, rules, now, working, missing)
+    decided = _life(lease, watch, rules, now, hours_end) or _idle(lease, watch, rules, now, working, missing)
     return replace(decided, idle=idle)
 
 
@@ -177,19 +179,25 @@ def _idle(lease: Lease, watch: Watch, rules: ReclaimRules, now: datetime, workin
     return Decision(Step.KEEP, watch, f"idle for {spoken(idle)}")
 
 
-def _life(lease: Lease, watch: Watch, rules: ReclaimRules, now: datetime) -> Decision | None:
-    due = lease.ends is not None and now >= lease.ends - rules.life_warning
+def _life(lease: Lease, watch: Watch, rules: ReclaimRules, now: datetime, hours_end: datetime | None) -> Decision | None:
+    ends = min((moment for moment in (lease.ends, hours_end) if moment is not None), default=None)
+    due = ends is not None and now >= ends - rules.life_warning
     if watch.cause == "life" and not due:
         return Decision(Step.CLEAR, _wordless(watch), "its end was moved")
-    if lease.ends is None or not due:
+    if ends is None or not due:
         return None
+    # A lab that was granted what was left of them ends at the same moment, give or take the rounding.
+    spent = hours_end is not None and hours_end - ends < ROUNDING
     if watch.cause == "life" and watch.warned is not None:
-        if watch.stop_at is None or now < max(watch.stop_at, lease.ends):
+        if watch.stop_at is None or now < max(watch.stop_at, ends):
             return Decision(Step.KEEP, watch, "it is warned of the end of its life")
-        return _stop(watch, "The lab was stopped because the life that it was granted had ended.")
+        why = "its owner had used up their GPU-hours of the week" if spent else "the life that it was granted had ended"
+        return _stop(watch, f"The lab was stopped because {why}.")
     text = "The life that your lab was granted ends soon. It will be stopped then unless you extend it."
+    if spent:
+        text = "Your GPU-hours of the week are nearly used up. Your lab will be stopped then; extending it gives time to save."
     # Never less time than promised, also where nobody was there to warn in time.
-    stop = max(lease.ends, now + min(rules.grace, rules.life_warning))
+    stop = max(ends, now + min(rules.grace, rules.life_warning))
     return Decision(Step.WARN, replace(watch, warned=now, stop_at=stop, cause="life", text=text), text)
 
 

@@ -24,7 +24,7 @@ _asked_to_end = loop.stop_on_signals() if __name__ == "__main__" else threading.
 
 import requests  # noqa: E402
 
-from spawner import reclaim  # noqa: E402
+from spawner import policy, reclaim  # noqa: E402
 from spawner.errors import EngineError, LabError  # noqa: E402
 from spawner.model import Gpu, Lease, LeaseState  # noqa: E402
 from spawner.reclaim import Decision, Signals, Step  # noqa: E402
@@ -177,10 +177,13 @@ class Reclaimer:
     # --- acting --------------------------------------------------------------
 
     def _decide(self, lease: Lease, signals: Signals, watch: Watch) -> Decided:
-        rules = self.lab.config.reclaim
+        rules, policies = self.lab.config.reclaim, self.lab.config.policy
+        hours_end = None
+        if policy.limits_hours(policies, lease):
+            hours_end = policy.hours_end(policies, lease, self.lab.ledger.standing(lease.holder, signals.at), signals.at)
         dry = rules.mode == "dry-run"
         known = self._dry.get(lease.id, Watch(lease.id)) if dry else watch
-        decided = reclaim.decide(lease, signals, known, rules)
+        decided = reclaim.decide(lease, signals, known, rules, hours_end)
         if decided.step is not Step.KEEP:
             would = "would " if dry else ""
             log.info("%s%s %s: %s (%s)", would, decided.step.value, lease.holder, decided.why, signals.numbers())

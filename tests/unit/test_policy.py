@@ -198,3 +198,20 @@ def test_groups_are_noted_for_accounting():
 @pytest.mark.parametrize(("tickets", "may_wait"), [(0, True), (2, True), (3, False)])
 def test_tickets_per_person(tickets: int, may_wait: bool):
     assert (admit(one(), ASK, tickets=tickets).no_ticket == "") is may_wait
+
+
+@pytest.mark.parametrize(
+    ("rules", "leases", "hours"),
+    [
+        pytest.param(one(), [held("a")], None, id="no-limit"),
+        pytest.param(one(hours_per_week=UNLIMITED), [held("a")], None, id="unlimited"),
+        pytest.param(one(hours_per_week=14), [held("a")], 4.0, id="one-lab"),
+        pytest.param(one(hours_per_week=14), [held("a"), held("b"), held("c", 2)], 1.0, id="all-labs-together"),
+        pytest.param(one(hours_per_week=9), [held("a")], 0.0, id="over"),
+        pytest.param(through(hours_per_week=11), [held("a"), held("b", profile="z")], 2.0, id="the-profiles-own"),
+    ],
+)
+def test_the_hours_of_a_week_end_for_all_labs_of_a_person_together(rules: PolicyRules, leases: list, hours: float | None):
+    found = policy.hours_end(rules, leases[0], Standing(tuple(leases), **WEEK_USED), T0)
+    assert found == (None if hours is None else T0 + timedelta(hours=hours))
+    assert policy.limits_hours(rules, leases[0]) is (hours is not None)

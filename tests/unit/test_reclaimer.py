@@ -15,7 +15,7 @@ import requests
 from spawner import labfile
 from spawner.engine import Engine
 from spawner.errors import EngineUnknown, LabError
-from spawner.grants import ReclaimRules, SharingRule
+from spawner.grants import Allowance, PolicyRules, ReclaimRules, SharingRule
 from spawner.inventory import StaticInventory
 from spawner.ledger import Ledger
 from spawner.model import GpuRequest, Holder, Lease, LeaseState
@@ -268,6 +268,21 @@ def test_dry_run_tells_and_stops_nobody_and_still_accounts(tmp_path, monkeypatch
     assert world.ledger.watches()[lease.id].idle_since is not None
     assert not [event for event in world.ledger.events() if event.action in ("lease.notice", "lease.warn")]
     world.ledger.close()
+
+
+def test_two_labs_use_up_the_hours_of_their_owner_together(world):
+    limited = PolicyRules(everyone=Allowance(hours_per_week=4))
+    world.reclaimer.lab = dataclasses.replace(world.lab, config=dataclasses.replace(world.lab.config, policy=limited))
+    for name in ("ana/one", "ana/two", "bo"):
+        world.start(name, container=name)
+        world.kernels[name] = Kernels(1, None)
+    world.minutes(119)
+    warned = {watch.lease for watch in world.ledger.watches().values() if "GPU-hours of the week" in watch.text}
+    assert len(warned) == 2
+    assert world.hub.stopped == []
+    world.minutes(2)
+    assert sorted(url.rpartition("/")[2] for url in world.hub.stopped[:2]) == ["one", "two"]
+    assert not any("bo" in url for url in world.hub.stopped), "what others may use is their own"
 
 
 def test_off_is_off(tmp_path, monkeypatch):
