@@ -142,8 +142,9 @@ def lab_files() -> dict[str, Path]:
     """What goes into the lab image on top of its environment: path in the build context -> file."""
     here = IMAGES / "pytorch"
     files = {name: here / name for name in ("Dockerfile", "start", "guard.py")} | {"notebooks": NOTEBOOKS}
-    for folder in ("etc", "share"):
-        files |= {str(path.relative_to(here)): path for path in (here / folder).rglob("*") if path.is_file()}
+    for folder in ("etc", "share", "python"):
+        found = (path for path in (here / folder).rglob("*") if path.is_file() and path.suffix != ".pyc")
+        files |= {str(path.relative_to(here)): path for path in found}
     for path in NOTEBOOKS.rglob("*"):
         name = path.relative_to(NOTEBOOKS)
         passing = any(part.startswith(".") or part == "__pycache__" for part in name.parts)

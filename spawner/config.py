@@ -36,6 +36,8 @@ SERVICE_SCOPES: dict[str, tuple[str, ...]] = {
     # Stops labs. What their kernels do it asks of each lab with that lab's own token, so this one never enters a container.
     "reclaim": ("delete:servers",),
 }
+# What the token inside a lab may do in the hub: JupyterHub's own two, and to read what this very lab's owner is to be told.
+LAB_SCOPES = ("users:activity!user", "access:servers!server", "read:servers!server")
 # Named servers that may exist, running or not, for each that may run at once.
 NAMED_SERVERS_PER_RUNNING = 5
 
@@ -203,6 +205,7 @@ def _spawner(c: Any, config: LabConfig, file: str) -> None:
     c.GpuSpawner.use_internal_ip = True
     c.GpuSpawner.remove = True
     c.GpuSpawner.default_url = "/lab"
+    c.GpuSpawner.server_token_scopes = list(LAB_SCOPES)
     c.GpuSpawner.poll_interval = POLL_SECONDS
     # The spawner keeps both limits itself and tells which one was passed; JupyterHub's own are the net below it.
     c.GpuSpawner.start_timeout = config.limits.start_seconds + config.limits.http_seconds + 30
