@@ -15,6 +15,12 @@ var _JUPYTERLAB = _JUPYTERLAB === undefined ? {} : _JUPYTERLAB;
     return config.baseUrl;
   }
 
+  // As JupyterLab's own requests carry it: a lab answers nobody by cookie alone.
+  function xsrf() {
+    const found = /(?:^|;\s*)_xsrf=([^;]*)/.exec(document.cookie);
+    return found ? { "X-XSRFToken": found[1] } : {};
+  }
+
   function clock(moment) {
     const when = new Date(moment);
     const day = when.toDateString() === new Date().toDateString() ? {} : { day: "numeric", month: "short" };
@@ -57,7 +63,7 @@ var _JUPYTERLAB = _JUPYTERLAB === undefined ? {} : _JUPYTERLAB;
     async function look() {
       clearTimeout(waiting);
       try {
-        const answer = await fetch(`${baseUrl()}gpulab/notices`, { cache: "no-store" });
+        const answer = await fetch(`${baseUrl()}gpulab/notices`, { cache: "no-store", headers: xsrf() });
         if (answer.ok) {
           const told = await answer.json();
           home = told.home;
