@@ -20,7 +20,7 @@ from tornado import web
 from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 
 NOTHING: dict[str, Any] = {"notices": [], "maintenance": None, "home": ""}
-FRESH_SECONDS = 5.0
+FRESH_SECONDS = 10.0
 TIMEOUT_SECONDS = 10.0
 MOST_BYTES = 1 << 20
 log = logging.getLogger("gpulab")
@@ -61,6 +61,9 @@ class Hub:
 
 class NoticesHandler(APIHandler):
     """What there is to tell about this lab."""
+
+    # An open window that looks for notices is no work.
+    _track_activity = False
 
     @web.authenticated
     async def get(self) -> None:

@@ -6,8 +6,8 @@
 "use strict";
 var _JUPYTERLAB = _JUPYTERLAB === undefined ? {} : _JUPYTERLAB;
 (() => {
-  const SEEN_MS = 20000;
-  const HIDDEN_MS = 60000;
+  const SEEN_MS = 45000;
+  const HIDDEN_MS = 120000;
   const OPEN = "gpulab:open-my-labs";
 
   function baseUrl() {
