@@ -244,3 +244,19 @@ def test_lab_asks_nobody_outside_for_news_or_extensions(run: Run) -> None:
     assert "extension_manager" in run("cat", "/opt/lab/etc/jupyter/jupyter_lab_config.json")
     listing = run("jupyter", "labextension", "list")
     assert "@jupyterlab/apputils-extension:announcements" in listing.split("Disabled extensions:")[1]
+
+
+def test_without_a_hub_there_are_no_notices_and_strangers_read_none(start: Callable[..., Any]) -> None:
+    lab = start(command=["gpulab-start", "--IdentityProvider.token=secret"])
+    wait_until_it_answers(lab)
+    ask = """
+import sys, urllib.error, urllib.request as r
+asked = r.Request("http://127.0.0.1:8888/gpulab/notices", headers=dict([sys.argv[1:]] if sys.argv[1:] else []))
+try:
+    print(r.urlopen(asked).read().decode())
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+    answer = lab.exec_run(["python", "-c", ask, "Authorization", "token secret"]).output.decode()
+    assert json.loads(answer) == {"notices": [], "maintenance": None, "home": ""}
+    assert lab.exec_run(["python", "-c", ask]).output.decode().strip() == "403"
