@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from spawner.hub_api import HubApi
 from spawner.ledger import Ledger
 from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
 from spawner.placement import packed
-from spawner.records import Event, Grant
+from spawner.records import Event, GpuMark, Grant, MarkKind
 from tests.auth.conftest import AuthHub, Browser
 from tests.support.hub import REPO, free_ports
 
@@ -303,6 +304,15 @@ GPU_2 = Gpu("GPU-00000000-0000-4000-8000-000000000002", "node", 1, "Simulated", 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
 
+@contextmanager
+def made_ledger(lab_file: Path) -> Iterator[Ledger]:
+    ledger = Ledger.open(f"sqlite:///{lab_file.parent / '.lab' / 'state' / 'ledger.sqlite'}")
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
 def lease(state: LeaseState, *uuids: str) -> Lease:
     return Lease("1" * 32, Holder("alice", "train"), "gpu-1", uuids, state, NOW)
 
@@ -312,17 +322,47 @@ def lease(state: LeaseState, *uuids: str) -> Lease:
     [(LeaseState.STARTING, "starting"), (LeaseState.BOUND, "leased"), (LeaseState.DRAINING, "draining")],
 )
 def test_gpus_says_who_holds_what(state: LeaseState, word: str) -> None:
-    rows = gpus.table([GPU_2, GPU_1], [lease(state, GPU_1.uuid)])
+    rows = gpus.table([GPU_2, GPU_1], [lease(state, GPU_1.uuid)], [])
     assert [(row.uuid, row.state, row.holder) for row in rows] == [(GPU_1.uuid, word, "alice/train"), (GPU_2.uuid, "free", "")]
     assert rows[0].since == "2026-01-02T03:04:05+00:00"
 
 
 def test_gpus_shows_a_leased_gpu_that_is_gone() -> None:
-    rows = gpus.table([GPU_2], [lease(LeaseState.BOUND, GPU_1.uuid)])
+    rows = gpus.table([GPU_2], [lease(LeaseState.BOUND, GPU_1.uuid)], [])
     assert [(row.uuid, row.state, row.holder) for row in rows] == [
         (GPU_2.uuid, "free", ""),
         (GPU_1.uuid, "missing", "alice/train"),
     ]
+
+
+def test_gpus_shows_what_is_out_of_use_with_the_reason(gpulab: Run, lab_file: Path) -> None:
+    first, second = (gpu["uuid"] for gpu in yaml.safe_load(lab_file.read_text())["gpus"]["simulated"])
+    with made_ledger(lab_file) as ledger:
+        ledger.mark(GpuMark(first, MarkKind.SICK, "Xid 79", "lab", NOW))
+        ledger.mark(GpuMark(second, MarkKind.DRAINED, "new fan", "root", NOW))
+    _, out, _ = gpulab("--config", str(lab_file), "gpus")
+    assert "free" not in out
+    assert "sick: Xid 79" in out
+    assert "drained by an admin: new fan" in out
+
+
+def test_gpus_lists_the_seats_of_a_shared_gpu_and_that_their_memory_is_not_isolated(gpulab: Run, lab_file: Path) -> None:
+    lab = yaml.safe_load(lab_file.read_text())
+    first, second = (gpu["uuid"] for gpu in lab["gpus"]["simulated"])
+    lab["gpus"]["sharing"] = [{"gpus": [first], "seats": 2}]
+    lab_file.write_text(yaml.safe_dump(lab))
+    with made_ledger(lab_file) as ledger:
+        ledger.acquire(
+            GpuRequest("seat", 1), Holder("ana"), [], lease_id="3" * 32, now=NOW, admit=lambda request, *_: Grant(request),
+            choose=lambda *_: (f"{first}#0",),
+        )  # fmt: skip
+    rows = json.loads(gpulab("--config", str(lab_file), "gpus", "--json")[1])["gpus"]
+    assert [(row["uuid"], row["kind"], row["note"], row["state"], row["holder"]) for row in rows] == [
+        (f"{first}#0", "shared", "memory is not isolated", "starting", "ana"),
+        (f"{first}#1", "shared", "memory is not isolated", "free", ""),
+        (second, "exclusive", "", "free", ""),
+    ]
+    assert gpulab("--config", str(lab_file), "gpus")[1].count("shared (memory is not isolated)") == 2
 
 
 def test_gpus_marks_simulated_ones(gpulab: Run, lab_file: Path) -> None:
