@@ -106,6 +106,8 @@ class TicketsHandler(APIHandler):
     async def get(self) -> None:
         """List them, the oldest first."""
         user = person(self)
+        if not self.has_scope(f"read:servers!user={user.name}"):
+            raise web.HTTPError(403, "This token may not read your labs.")
         view = await off_loop(line_state.line_view, lab_of(self), user.name, groups_of(user), names=sees_names(self))
         self.finish(json.dumps({"tickets": [ticket.as_json() for ticket in view.tickets]}))
 

@@ -104,7 +104,8 @@ def asked_whose(handler: Any) -> str:
         return wanted
     asker = handler.current_user
     # A token that was made for something else does not open this.
-    if not isinstance(asker, User) or "read:servers" not in handler.parsed_scopes or wanted not in ("", asker.name):
+    own = isinstance(asker, User) and handler.has_scope(f"read:servers!user={asker.name}")
+    if not own or wanted not in ("", asker.name):
         raise Refused(DeniedError("Only admins see what others used.", "Ask without `user` for your own."))
     return str(asker.name)
 

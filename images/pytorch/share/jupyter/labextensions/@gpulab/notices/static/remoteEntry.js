@@ -8,6 +8,7 @@ var _JUPYTERLAB = _JUPYTERLAB === undefined ? {} : _JUPYTERLAB;
 (() => {
   const SEEN_MS = 45000;
   const HIDDEN_MS = 120000;
+  const MOST_LETTERS = 140;
   const OPEN = "gpulab:open-my-labs";
 
   function baseUrl() {
@@ -27,16 +28,21 @@ var _JUPYTERLAB = _JUPYTERLAB === undefined ? {} : _JUPYTERLAB;
     return new Intl.DateTimeFormat("en-GB", { ...day, hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(when);
   }
 
+  // The moment first, for JupyterLab cuts what is longer; the hub's pages have all of it.
+  function short(text) {
+    return text.length > MOST_LETTERS ? `${text.slice(0, MOST_LETTERS - 1).trimEnd()}…` : text;
+  }
+
   function wanted(told) {
     const found = told.notices.map((notice) => ({
       key: `${notice.lease} ${notice.cause}`,
-      text: notice.stop_at ? `${notice.text} Stop at ${clock(notice.stop_at)}.` : notice.text,
+      text: short(notice.stop_at ? `Stop at ${clock(notice.stop_at)}. ${notice.text}` : notice.text),
       type: notice.warning ? "warning" : "info",
       label: notice.restart ? "Restart it (My labs)" : notice.extend_seconds ? "Extend (My labs)" : "My labs",
     }));
     if (told.maintenance) {
-      const until = told.maintenance.deadline ? ` Labs end at ${clock(told.maintenance.deadline)}.` : "";
-      found.push({ key: "maintenance", text: told.maintenance.text + until, type: "warning", label: "My labs" });
+      const until = told.maintenance.deadline ? `You have until ${clock(told.maintenance.deadline)}. ` : "";
+      found.push({ key: "maintenance", text: short(until + told.maintenance.text), type: "warning", label: "My labs" });
     }
     return found;
   }
