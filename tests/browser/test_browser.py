@@ -78,6 +78,18 @@ def test_from_log_in_to_a_model_that_outlives_the_lab(module_lab: HubProcess, vi
     assert notebook.run(f"{saved}; print(model.read_bytes().decode())") == "weights"
 
 
+# The browser's own notifications, overheard; and a person who has another window before this one.
+LOOKS_AWAY = """
+if (location.pathname === "/hub/line") {
+  const Real = window.Notification;
+  window.Notification = class extends Real {
+    constructor(title, options) { super(title, options); window.heard(options.body); }
+  };
+  Object.defineProperty(Document.prototype, "hidden", { get: () => true });
+}
+"""
+
+
 def test_no_gpu_free_leads_to_the_line_and_its_end_to_the_lab(module_lab: HubProcess, visitor: Visitors):
     bo_token = module_lab.token("bo")
     module_lab.start_lab("bo", bo_token, "gpu-2", "train")
@@ -100,9 +112,16 @@ def test_no_gpu_free_leads_to_the_line_and_its_end_to_the_lab(module_lab: HubPro
     wait_until_ready(page)
     assert {lease.profile: lease.gpus for lease in module_lab.leases() if lease.holder.user == "ana"} == {"cpu": ()}
 
+    # The page is left open and not looked at: the browser's own notification says that it is her turn.
+    said: list[str] = []
+    page.context.grant_permissions(["notifications"], origin=module_lab.url)
+    page.expose_function("heard", lambda text: said.append(text))
+    page.add_init_script(LOOKS_AWAY)
     ana.open("/hub/line")
+    expect(page.get_by_text("You will be notified while this page is open.")).to_be_visible()
     module_lab.stop_lab("bo", bo_token, "train")
     wait_until_ready(page)
+    assert said == ["It is your turn: your lab is starting."]
     assert {len(lease.gpus) for lease in module_lab.leases() if lease.holder.server == ""} == {1}
 
 
