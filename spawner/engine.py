@@ -25,7 +25,6 @@ from spawner.model import ContainerSpec, EngineFacts, HostCapacity, Mount, Prese
 from spawner.records import Remains
 
 log = logging.getLogger(__name__)
-
 ANSWER_SECONDS = 10
 CALL_SECONDS = 60
 LOG_LINES = 1000  # the engine cuts each line at 16 KB, so this bounds the bytes too
@@ -61,7 +60,8 @@ class Engine:
         return self._connected("call")
 
     @property
-    def _quick(self) -> docker.APIClient:
+    def quick(self) -> docker.APIClient:
+        """The connection for questions."""
         return self._connected("answer")
 
     def _connected(self, kind: str) -> docker.APIClient:
@@ -88,8 +88,8 @@ class Engine:
             EngineUnknown: it does not answer.
         """
         with translated("ask the engine about itself"):
-            info = self._quick.info()
-        cdi = has_cdi(info, self._quick.api_version)
+            info = self.quick.info()
+        cdi = has_cdi(info, self.quick.api_version)
         return EngineFacts(
             version=str(info.get("ServerVersion", "")),
             capacity=HostCapacity(cpus=int(info["NCPU"]), memory=int(info["MemTotal"])),
@@ -113,7 +113,7 @@ class Engine:
             EngineUnknown: the engine does not answer.
         """
         with translated("list the lab's containers"):
-            found = self._quick.containers(all=True, filters={"label": f"{LABEL_LAB}={lab}"})
+            found = self.quick.containers(all=True, filters={"label": f"{LABEL_LAB}={lab}"})
         states: dict[str, set[str]] = {}
         for container in found:
             states.setdefault(container["Labels"].get(LABEL_LEASE, ""), set()).add(container.get("State", ""))
@@ -126,7 +126,7 @@ class Engine:
             EngineUnknown: the engine does not answer.
         """
         with translated("list the lab's containers"):
-            found = self._quick.containers(all=True, filters={"label": f"{LABEL_LAB}={lab}"})
+            found = self.quick.containers(all=True, filters={"label": f"{LABEL_LAB}={lab}"})
         return {
             container["Labels"].get(LABEL_LEASE, ""): frozenset(container["Labels"].get(LABEL_GPUS, "").split(",")) - {""}
             for container in found
@@ -159,7 +159,7 @@ class Engine:
         if not (found := self._by_lease(lease_id)):
             return None
         with translated("look at the container"):
-            container = self._quick.inspect_container(found[0]["Id"])
+            container = self.quick.inspect_container(found[0]["Id"])
         state, memory = container["State"], container.get("HostConfig", {}).get("Memory")
         error = str(state.get("Error") or "")[:200]
         return Remains(state.get("ExitCode"), bool(state.get("OOMKilled")), error, int(memory or 0), self.last_words(lease_id))
@@ -173,7 +173,7 @@ class Engine:
         try:
             found = self._by_lease(lease_id)
             with translated("read the container's log"):
-                return bytes(self._quick.logs(found[0]["Id"], tail=LOG_LINES)) if found else b""
+                return bytes(self.quick.logs(found[0]["Id"], tail=LOG_LINES)) if found else b""
         except EngineError as error:
             log.info("the log of lease %s cannot be read: %s", lease_id, error)
             return b""
@@ -194,7 +194,7 @@ class Engine:
             EngineError: the engine does not know the container or its address.
         """
         with translated("find the container's address"):
-            networks = self._quick.inspect_container(container_id)["NetworkSettings"]["Networks"]
+            networks = self.quick.inspect_container(container_id)["NetworkSettings"]["Networks"]
         if not (ip := networks.get(network, {}).get("IPAddress")):
             raise EngineRefused("The lab's container ended at once.", _ADMIN)
         return str(ip)
@@ -229,7 +229,7 @@ class Engine:
         """
         with translated("look for the image"):
             try:
-                self._quick.inspect_image(image)
+                self.quick.inspect_image(image)
             except docker.errors.ImageNotFound:
                 return False
         return True
@@ -242,10 +242,10 @@ class Engine:
         """
         with translated("prepare the network"):
             try:
-                network = self._quick.inspect_network(name)
+                network = self.quick.inspect_network(name)
             except docker.errors.NotFound:
-                self._quick.create_network(name, driver="bridge", labels={LABEL_LAB: lab}, check_duplicate=True)
-                network = self._quick.inspect_network(name)
+                self.quick.create_network(name, driver="bridge", labels={LABEL_LAB: lab}, check_duplicate=True)
+                network = self.quick.inspect_network(name)
         for block in network.get("IPAM", {}).get("Config") or []:
             if gateway := block.get("Gateway"):
                 return str(gateway).split("/")[0]
@@ -255,7 +255,7 @@ class Engine:
         """Remove a network. Idempotent."""
         with translated("remove the network"):
             try:
-                self._quick.remove_network(name)
+                self.quick.remove_network(name)
             except docker.errors.NotFound:
                 return
 
@@ -288,7 +288,7 @@ class Engine:
 
     def _by_lease(self, lease_id: str) -> list[dict[str, Any]]:
         with translated("look for a lease's container"):
-            found: list[dict[str, Any]] = self._quick.containers(all=True, filters={"label": f"{LABEL_LEASE}={lease_id}"})
+            found: list[dict[str, Any]] = self.quick.containers(all=True, filters={"label": f"{LABEL_LEASE}={lease_id}"})
         return found
 
 

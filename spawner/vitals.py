@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spawner.asking import Asker
 from spawner.engine import Engine, translated
 from spawner.errors import EngineError
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105
+# Longer than the probe gives NVIDIA's tool.
+ASKING_SECONDS = 20.0
 # A lab may start any number of processes; the biggest movers are seldom behind so many.
 MOST_PROCESSES = 2000
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
@@ -72,6 +75,7 @@ class VitalsReader:
     def __init__(self, engine: Engine, network: str) -> None:
         self._engine = engine
         self._network = network
+        self._asker = Asker(engine, ASKING_SECONDS)
         self._inside: dict[str, Inside] = {}
         self._lock = threading.Lock()
 
@@ -85,7 +89,7 @@ class VitalsReader:
             if (known := self._inside.get(container)) is not None:
                 return known
         with translated("look at a lab's container"):
-            told = self._engine.client.inspect_container(container)
+            told = self._engine.quick.inspect_container(container)
         env = dict(entry.partition("=")[::2] for entry in told["Config"]["Env"] or ())
         address = (told["NetworkSettings"]["Networks"].get(self._network) or {}).get("IPAddress") or ""
         found = Inside(int(told["State"]["Pid"]), str(address), env.get(TOKEN, ""))
@@ -103,7 +107,7 @@ class VitalsReader:
                 if cpu is not None and moved is not None:
                     return Vitals(cpu, moved, complete=True)
             with translated("count what a lab uses"):
-                told = self._engine.client.stats(container, stream=False, one_shot=True)
+                told = self._engine.quick.stats(container, stream=False, one_shot=True)
             return _from_engine(told)
         except (EngineError, KeyError, TypeError, ValueError, AttributeError):
             return Vitals()
@@ -111,12 +115,8 @@ class VitalsReader:
     def lost(self, container: str) -> str | None:
         """Why a container that was given GPUs cannot use them: a few words, '' where it can, None where that cannot be told."""
         try:
-            with translated("look for a lab's GPUs"):
-                client = self._engine.client
-                made = client.exec_create(container, ["sh", "-c", PROBE])
-                said = bytes(client.exec_start(made["Id"])).decode("utf-8", "replace")
-                code = client.exec_inspect(made["Id"])["ExitCode"]
-        except (EngineError, KeyError, TypeError):
+            code, said = self._asker.ask(container, ["sh", "-c", PROBE])
+        except (EngineError, KeyError, TypeError, AttributeError):
             return None
         if code == 9:
             return " ".join(said.split())[:100] or "its devices are gone"
@@ -124,6 +124,7 @@ class VitalsReader:
 
     def forget_all_but(self, containers: set[str]) -> None:
         """Forget containers that are gone."""
+        self._asker.forget_all_but(containers)
         with self._lock:
             self._inside = {name: found for name, found in self._inside.items() if name in containers}
 

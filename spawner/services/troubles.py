@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 
 from spawner import seats
@@ -23,6 +23,8 @@ from spawner.vitals import VitalsReader, container_of
 # Found within a minute, at the price of one short command in each lab.
 PROBE_SECONDS = 30.0
 PROBERS = 4
+# A round waits no longer for what labs answer; whoever answers later is heard in a later round.
+PATIENCE = 5.0
 log = logging.getLogger("gpulab.reclaim")
 
 
@@ -42,20 +44,31 @@ class Troubles:
         self._probed = -PROBE_SECONDS
         self._looked: float | None = None
         self._dry: dict[str, Trouble] = {}
+        self._pool = ThreadPoolExecutor(PROBERS)
+        self._probing: dict[str, Future[str | None]] = {}
 
     def work(self, leases: Sequence[Lease], units: Mapping[str, Gpu], samples: Mapping[str, GpuSample]) -> None:
         """One round."""
         known = {(trouble.lease, trouble.kind): trouble for trouble in self.lab.ledger.troubles()}
         self._dry = {lease.id: self._dry[lease.id] for lease in leases if lease.id in self._dry}
         self._seats(leases, units, samples, known)
+        real = [lease for lease in leases if any(uuid not in units or not units[uuid].simulated for uuid in lease.gpus)]
         if time.monotonic() - self._probed >= PROBE_SECONDS:
             self._probed = time.monotonic()
-            real = [lease for lease in leases if any(uuid not in units or not units[uuid].simulated for uuid in lease.gpus)]
-            with ThreadPoolExecutor(PROBERS) as pool:
-                found = list(pool.map(lambda lease: self._vitals.lost(lease.container), real))
-            for lease, why in zip(real, found, strict=True):
+            for lease in real:
+                if lease.id not in self._probing:
+                    self._probing[lease.id] = self._pool.submit(self._vitals.lost, lease.container)
+            wait(self._probing.values(), PATIENCE)
+        self._hear(real, known)
+
+    def _hear(self, leases: Sequence[Lease], known: Mapping[tuple[str, TroubleKind], Trouble]) -> None:
+        """Take what labs answered by now; one whose answer never comes keeps nobody waiting."""
+        by_id = {lease.id: lease for lease in leases}
+        for lease_id in [lease_id for lease_id, answer in self._probing.items() if answer.done()]:
+            answer = self._probing.pop(lease_id)
+            if (lease := by_id.get(lease_id)) is not None:
                 with loop.kept_apart(log, f"what {lease.holder} has lost could not be noted"):
-                    self._lost(lease, why, known.get((lease.id, TroubleKind.LOST)))
+                    self._lost(lease, answer.result(), known.get((lease_id, TroubleKind.LOST)))
 
     def _lost(self, lease: Lease, why: str | None, before: Trouble | None) -> None:
         if why and before is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -340,6 +341,31 @@ def test_lost_gpus_are_told_until_they_are_back(tmp_path, monkeypatch):
     world.gone["ana"] = ""
     world.minutes(1)
     assert world.ledger.troubles() == ()
+    world.ledger.close()
+
+
+def test_a_lab_that_never_answers_keeps_nobody_else_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(troubles, "PROBE_SECONDS", 30.0)
+    monkeypatch.setattr(troubles, "PATIENCE", 0.2)
+    world = World(tmp_path, monkeypatch, gpus=[dataclasses.replace(gpu, simulated=False) for gpu in GPUS])
+    silent, asked = threading.Event(), []
+
+    def lost(container: str) -> str | None:
+        asked.append(container)
+        if container == "ana":
+            silent.wait(60)
+            return None
+        return "nvidia0 cannot be opened"
+
+    monkeypatch.setattr(world, "lost", lost)
+    for who in ("ana", "bo"):
+        world.start(who)
+    world.minutes(2)
+    (notice,) = notices(world.lab, "bo")["notices"]
+    assert notice["cause"] == "lost"
+    assert notices(world.lab, "ana")["notices"] == []
+    assert (asked.count("ana"), asked.count("bo")) == (1, 4)
+    silent.set()
     world.ledger.close()
 
 
