@@ -19,7 +19,7 @@ from spawner.ledger.leases import active, one, release, taken
 from spawner.ledger.picture import Line as Line
 from spawner.ledger.picture import in_circulation, line_of, others_wait, standing_of
 from spawner.ledger.tables import lease_gpus, leases, naive, one_of, stored, tickets
-from spawner.ledger.tickets import Tickets, cancel, live_tickets, live_tickets_of
+from spawner.ledger.tickets import Tickets, cancel, live_tickets, live_tickets_of, require_budget
 from spawner.line import Turn as Turn
 from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
 from spawner.records import Grant, Standing, Ticket, TicketState
@@ -221,6 +221,7 @@ class Requests(Tickets, Journal):
     def _enqueue(self, connection: sa.Connection, ticket_id: str, holder: Holder, grant: Grant, now: datetime) -> Ticket:
         if grant.no_ticket:
             raise DeniedError(grant.no_ticket, "Cancel one of them first.")
+        require_budget(connection, holder.user, now)
         request = grant.request
         ticket = Ticket(ticket_id, holder, request, grant.groups, grant.priority, now)
         connection.execute(

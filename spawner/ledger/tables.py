@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from spawner.model import GpuRequest, Holder, Lease, LeaseState
 from spawner.records import Ticket, TicketState
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 metadata = sa.MetaData()
 meta = sa.Table("meta", metadata, sa.Column("schema_version", sa.Integer, nullable=False))
 
@@ -94,6 +94,7 @@ tickets = sa.Table(
     _text("why", 1000),
     sa.Index("tickets_by_state", "state", "user", "server"),
     sa.Index("tickets_by_kind", "state", "sharing", "models", "memory_mib"),
+    sa.Index("tickets_of_user", "user", "created"),
 )
 # A holder has at most one ticket that still counts.
 sa.Index(
@@ -177,6 +178,15 @@ _GUARDS = {
     "sqlite": [
         f"CREATE TRIGGER IF NOT EXISTS events_{verb} BEFORE {verb} ON events BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
         for verb in ("update", "delete")
+    ]
+    + [
+        # `INSERT OR REPLACE` deletes without being asked for a DELETE. A number that is left to the database is none yet here.
+        "CREATE TRIGGER IF NOT EXISTS events_insert BEFORE INSERT ON events "  # noqa: S608
+        "WHEN NEW.number IN (SELECT number FROM events) "
+        f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END",
+        # It reads as -1 there, so an entry of such a number would stand in the way of all that follow.
+        "CREATE TRIGGER IF NOT EXISTS events_inserted AFTER INSERT ON events WHEN NEW.number < 1 "
+        f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END",
     ],
     "postgresql": [
         "CREATE OR REPLACE FUNCTION events_guard() RETURNS trigger LANGUAGE plpgsql AS "
@@ -185,10 +195,15 @@ _GUARDS = {
         "FOR EACH STATEMENT EXECUTE FUNCTION events_guard()",
     ],
 }
-for _dialect, _statements in _GUARDS.items():
-    for _statement in _statements:
-        _guard: Any = sa.DDL(_statement)  # type: ignore[no-untyped-call]
-        sa.event.listen(events, "after_create", _guard.execute_if(dialect=_dialect))
+
+
+def _guard(_table: Any, connection: sa.Connection, **_: Any) -> None:
+    """Make the guards that the journal does not have yet."""
+    for statement in _GUARDS.get(connection.dialect.name, ()):
+        connection.exec_driver_sql(statement)
+
+
+sa.event.listen(events, "after_create", _guard)
 
 LIVE_TICKETS = (TicketState.WAITING.value, TicketState.CLAIMED.value, TicketState.STARTING.value)
 
@@ -220,6 +235,10 @@ def migrate(connection: sa.Connection, version: int) -> None:
         used = leases.c.state.in_([LeaseState.BOUND.value, LeaseState.DRAINING.value])
         connection.execute(leases.update().where(used).values(bound=leases.c.created))
         for index in leases.indexes:
+            index.create(connection, checkfirst=True)
+    if version < 4:
+        _guard(events, connection)
+        for index in tickets.indexes:
             index.create(connection, checkfirst=True)
     connection.execute(meta.update().values(schema_version=SCHEMA_VERSION))
 

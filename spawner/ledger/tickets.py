@@ -9,12 +9,16 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from spawner.errors import DeniedError
 from spawner.ledger.journal import write_event
 from spawner.ledger.leases import Leases, release
 from spawner.ledger.tables import IN_LINE, naive, ticket_of, tickets
 from spawner.model import Holder
 from spawner.records import Ticket, TicketState
 
+# A script that asks and cancels in a loop must not fill the disk: one person makes so many tickets in an hour.
+MOST_TICKETS = 60
+_LATELY = sa.select(sa.func.count()).where(tickets.c.user == sa.bindparam("user"), tickets.c.created > sa.bindparam("since"))
 _IN_LINE = sa.select(tickets).where(IN_LINE).order_by(tickets.c.created, tickets.c.id)
 _IN_LINE_OF_USER = _IN_LINE.where(tickets.c.user == sa.bindparam("user"))
 
@@ -98,6 +102,20 @@ def live_tickets(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> t
 def live_tickets_of(connection: sa.Connection, user: str) -> tuple[Ticket, ...]:
     """A person's tickets that still count, oldest first, inside a transaction."""
     return tuple(ticket_of(row) for row in connection.execute(_IN_LINE_OF_USER, {"user": user}))
+
+
+def require_budget(connection: sa.Connection, user: str, now: datetime) -> None:
+    """Let a person make one more ticket, inside a transaction.
+
+    Raises:
+        DeniedError: they have made too many in the last hour.
+    """
+    made = connection.execute(_LATELY, {"user": user, "since": naive(now - timedelta(hours=1))}).scalar() or 0
+    if made >= MOST_TICKETS:
+        raise DeniedError(
+            f"You have made {made} tickets in the last hour; {MOST_TICKETS} are the most.",
+            "Keep a ticket that waits, or try again later.",
+        )
 
 
 def cancel(

@@ -86,7 +86,15 @@ def test_a_writer_that_hangs_is_told_in_words(url: str):
         victim.join(30)
 
 
-@pytest.mark.parametrize("statement", ["UPDATE events SET actor = 'nobody'", "DELETE FROM events", "TRUNCATE events"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE events SET actor = 'nobody'",
+        "DELETE FROM events",
+        "TRUNCATE events",
+        "INSERT INTO events (number, at) VALUES (1, now()) ON CONFLICT (number) DO UPDATE SET actor = 'nobody'",
+    ],
+)
 def test_the_journal_is_only_added_to_on_postgresql(empty_postgres: str, statement: str):
     ledger = Ledger.open(empty_postgres)
     ledger.acquire(GpuRequest("p", 1), Holder("ana"), GPUS, lease_id=new_id(), now=T0, admit=admit, choose=packed)

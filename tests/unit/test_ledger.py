@@ -208,15 +208,46 @@ def test_schema_has_the_guarding_index(ledger: Ledger, tmp_path: Path):
     assert [i["unique"] for i in indexes if i["name"] == "lease_gpus_one_holder"] == [1]
 
 
+_NOBODY = "INTO events (number, at, actor) VALUES"
+REWRITES = (
+    "UPDATE events SET actor = 'nobody'",
+    "DELETE FROM events",
+    f"INSERT OR REPLACE {_NOBODY} (1, '2026-01-05 08:00:00.000000', 'nobody')",
+    f"REPLACE {_NOBODY} (1, '2026-01-05 08:00:00.000000', 'nobody')",
+    f"INSERT {_NOBODY} (1, '2026-01-05 08:00:00.000000', 'nobody') ON CONFLICT DO UPDATE SET actor = 'nobody'",
+    "INSERT OR REPLACE INTO events SELECT * FROM events",
+    f"INSERT {_NOBODY} (-1, '2026-01-05 08:00:00.000000', 'nobody')",
+    f"INSERT {_NOBODY} (0, '2026-01-05 08:00:00.000000', 'nobody')",
+)
+
+
 def test_the_journal_is_only_added_to(ledger: Ledger, tmp_path: Path):
     acquire(ledger, "a")
     raw = sqlite3.connect(tmp_path / "ledger.sqlite")
-    for statement in ("UPDATE events SET actor = 'nobody'", "DELETE FROM events"):
+    for statement in REWRITES:
         with pytest.raises(sqlite3.IntegrityError, match="only added to"):
             raw.execute(statement)
     raw.close()
-    (event,) = ledger.events()
-    assert (event.action, event.user, event.gpus) == ("lease.acquired", "ana", (GPUS[0].uuid,))
+    acquire(ledger, "b")
+    event, after_it = ledger.events()
+    assert (event.number, event.action, event.user, event.gpus) == (1, "lease.acquired", "ana", (GPUS[0].uuid,))
+    assert after_it.number == 2
+
+
+def test_the_journal_of_an_older_ledger_is_only_added_to_from_now_on(tmp_path: Path):
+    ledger = open_ledger(tmp_path)
+    acquire(ledger, "a")
+    ledger.close()
+    raw = sqlite3.connect(tmp_path / "ledger.sqlite")
+    raw.executescript("DROP TRIGGER events_insert; DROP TRIGGER events_inserted; UPDATE meta SET schema_version = 3")
+    ledger = open_ledger(tmp_path)
+    for statement in REWRITES:
+        with pytest.raises(sqlite3.IntegrityError, match="only added to"):
+            raw.execute(statement)
+    raw.close()
+    acquire(ledger, "b")
+    assert [(event.number, event.user) for event in ledger.events()] == [(1, "ana"), (2, "ana")]
+    ledger.close()
 
 
 def test_a_ledger_of_the_first_schema_is_brought_up_to_date(tmp_path: Path):

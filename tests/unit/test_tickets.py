@@ -14,6 +14,7 @@ from spawner.grants import LineRules
 from spawner.ledger import Ledger, Line
 from spawner.ledger.journal import MOST_DETAIL
 from spawner.ledger.requests import PLANS_BESIDE
+from spawner.ledger.tickets import MOST_TICKETS
 from spawner.line import plan
 from spawner.model import GpuRequest, Holder, Lease, LeaseState
 from spawner.placement import packed
@@ -260,6 +261,22 @@ def test_a_refused_ticket_leaves_nothing(ledger: Ledger):
             admit=lambda asked, holder, standing: Grant(asked, no_ticket="too many"), choose=packed,
         )  # fmt: skip
     assert len(ledger.tickets()) == 1
+
+
+def test_asking_and_cancelling_in_a_loop_ends(ledger: Ledger):
+    ask(ledger, "ana", len(GPUS))
+    for n in range(MOST_TICKETS):
+        assert ledger.cancel_ticket(ask(ledger, "bo", now=after(n)).id, after(n), "bo")
+    entries = ledger.version()
+    with pytest.raises(DeniedError, match="60 tickets in the last hour; 60 are the most") as refused:
+        ask(ledger, "bo", now=after(MOST_TICKETS))
+    assert refused.value.status_code == 403
+    assert ledger.version() == entries
+    assert isinstance(ask(ledger, "cy", now=after(MOST_TICKETS)), Ticket), "it is nobody else's affair"
+    assert isinstance(ask(ledger, "bo", 0, profile="cpu", now=after(MOST_TICKETS)), Lease), "nor is a lab that waits for nothing"
+    kept = ask(ledger, "bo/b", now=after(3601))
+    assert isinstance(kept, Ticket)
+    assert ask(ledger, "bo/b", now=after(3601)) == kept, "to ask again for what one waits for is not a new ticket"
 
 
 # --- the journal
