@@ -86,7 +86,7 @@ class DeniedError(LabError):
 
 
 class UnavailableError(LabError):
-    """This host cannot give the profile, whoever asks."""
+    """What was asked cannot be had here as things are, whoever asks."""
 
     status_code = 409
     reason = "unavailable"

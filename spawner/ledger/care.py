@@ -127,7 +127,10 @@ class Care(Store):
 
 
 def on_release(connection: sa.Connection, lease: Lease, now: datetime) -> None:
-    """Inside the transaction that released a lease: forget its troubles, and set its GPUs aside where it is to start again."""
+    """Inside the transaction that released a lease: forget its troubles, and set its GPUs aside where it is to start again.
+
+    It starts again with the end of life and the extensions that it had, so its watch is to be there still.
+    """
     found = {row.kind: row for row in connection.execute(_NOTED, {"of_lease": lease.id})}
     if found:
         connection.execute(_FORGET, {"of_lease": lease.id})
@@ -151,9 +154,19 @@ def _claim_again(connection: sa.Connection, lease: Lease, body: dict[str, Any], 
             claim_until=naive(now + timedelta(seconds=body["seconds"])), why="The lab starts again.", **same,
         )
     )  # fmt: skip
+    ends = naive(lease.ends) if lease.ends else None
     connection.execute(
-        leases.insert().values(id=body["claim"], state=LeaseState.CLAIMED.value, in_flight=False, ticket=body["ticket"], **same)
-    )
+        leases.insert().values(
+            id=body["claim"], state=LeaseState.CLAIMED.value, in_flight=False, ticket=body["ticket"], ends=ends, **same
+        )
+    )  # fmt: skip
+    if (row := connection.execute(sa.select(watches).where(watches.c.lease == lease.id)).first()) is not None:
+        # It is the same lab for whoever waits: what it had of its life, of its extensions and of idle time, it has had.
+        before = watch_of(row)
+        kept = Watch(
+            body["claim"], before.idle_since, safe_until=before.safe_until, extensions=before.extensions, seen=before.seen
+        )
+        write_watches(connection, [kept])
     for position, uuid in enumerate(lease.gpus):
         values = {"lease_id": body["claim"], "uuid": uuid, "position": position, "active": True}
         connection.execute(lease_gpus.insert().values(**values))

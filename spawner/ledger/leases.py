@@ -245,10 +245,10 @@ def release(
         return
     if lease.gpus:
         connection.execute(_FREE_GPUS, {"of_lease": lease_id})
-    connection.execute(_UNWATCH, {"of_lease": lease_id})
     fairness.add(connection, lease.holder.user, len(lease.gpus), lease.created, now, half_life)
     write_event(connection, now, "lab", "lease.released", lease=lease, detail={"why": reason[:200]})
     care.on_release(connection, lease, now)
+    connection.execute(_UNWATCH, {"of_lease": lease_id})
     if lease.ticket and lease.bound is None:
         _try_again(connection, lease, now, blameless)
 

@@ -211,7 +211,8 @@ class Requests(Tickets, Journal):
             ticket.request, ticket.holder, Standing(others, standing.tickets, standing.gpu_seconds, standing.maintenance)
         )
         claim = next(lease for lease in standing.leases if lease.id == ticket.lease)
-        ends = _ends(grant, claim.gpus, now)
+        # A claim that has an end came of a restart: the life of that lab goes on, and does not begin anew.
+        ends = claim.ends or _ends(grant, claim.gpus, now)
         lease = dataclasses.replace(claim, state=LeaseState.STARTING, in_flight=True, starting=now, ends=ends)
         connection.execute(_START, {"of_lease": claim.id, "starting": naive(now), "ends": naive(ends) if ends else None})
         connection.execute(_TICKET_STARTS, {"of_ticket": ticket.id, "lease": lease.id})

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from jupyterhub.apihandlers.base import APIHandler
 from tornado import web
 
-from spawner import reclaim
-from spawner.errors import DeniedError
+from spawner import policy, reclaim
+from spawner.errors import DeniedError, UnavailableError
 from spawner.model import Lease, LeaseState
-from spawner.pages.line_handlers import lab_of, off_loop, person
+from spawner.pages.line_handlers import groups_of, lab_of, off_loop, person
 from spawner.records import Watch
 from spawner.runtime import Lab
 from spawner.told import TroubleKind
@@ -97,7 +98,7 @@ class RestartHandler(LeaseHandler):
         spawner = user.spawners.get(lease.holder.server) if user else None
         if user is None or spawner is None or not spawner.ready:
             raise web.HTTPError(409, "This lab is starting or ending already.")
-        await off_loop(set_aside, lab_of(self), lease, self.current_user.name)
+        await off_loop(set_aside, lab_of(self), lease, groups_of(user), self.current_user.name)
         await self.stop_single_user(user, lease.holder.server)
         self.set_status(202)
 
@@ -171,18 +172,32 @@ def extend(lab: Lab, lease: Lease, actor: str) -> dict[str, Any]:
     return {"safe_until": _second(fresh.safe_until), "ends": _second(ends or lease.ends), "extensions_left": left}
 
 
-def set_aside(lab: Lab, lease: Lease, actor: str) -> None:
-    """Note that a lab is to start again where it was.
+def set_aside(lab: Lab, lease: Lease, groups: Sequence[str], actor: str) -> None:
+    """Note that a lab that has lost its GPUs is to start again where it was.
+
+    Whoever could restart at will would keep the GPUs from those who wait; and a lab that may not start is not to be ended.
+
+    Args:
+        lab: the lab's parts.
+        lease: of a lab that runs.
+        groups: its holder's.
+        actor: who wants it.
 
     Raises:
-        DeniedError: lab.yaml does not have its profile any more.
+        UnavailableError: it has lost no GPUs.
+        DeniedError: lab.yaml does not grant it any more, or its holder has used up their GPU-hours.
+        MaintenanceError: no lab starts now.
         LabError: the ledger does not answer.
     """
+    now = lab.clock()
+    if (lease.id, TroubleKind.LOST) not in {(trouble.lease, trouble.kind) for trouble in lab.ledger.troubles()}:
+        raise UnavailableError("This lab has its GPUs; only one that has lost them is restarted on them.", "Go on with it.")
     profile = lab.config.profiles.get(lease.profile)
     if profile is None:
         raise DeniedError("The profile of this lab does not exist any more.", "Stop it and choose another one.")
     request = profile.request(len(lease.gpus))
-    lab.ledger.restart_after(lease, request, (lab.new_id(), lab.new_id()), lab.config.line.claim, actor, lab.clock())
+    policy.admit(lab.config, groups)(request, lease.holder, lab.ledger.standing(lease.holder, now))
+    lab.ledger.restart_after(lease, request, (lab.new_id(), lab.new_id()), lab.config.line.claim, actor, now)
 
 
 def _may_extend(watch: Watch, lab: Lab) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 from spawner.engine import Engine
+from spawner.ledger import Ledger
+from spawner.told import Trouble, TroubleKind
 from tests.support.hub import HubProcess, LabFiles, running_hub
 from tests.support.kernel import run_cell
 
@@ -104,12 +107,18 @@ def test_a_lab_is_warned_before_its_granted_life_ends_and_a_copy_is_work(lab_fil
 
 
 def test_a_restart_keeps_the_gpus_also_while_others_wait_for_them(lab_files: LabFiles, engine: Engine):
+    lab_files.edit(policy={"everyone": {"life": "2h"}})
     with running_hub(lab_files, engine) as hub:
         ana, bo, cem = hub.token("ana"), hub.token("bo"), hub.token("cem")
         hub.start_lab("ana", ana, "gpu-1")
         hub.start_lab("bo", bo, "gpu-1")
         before = next(lease for lease in hub.leases() if lease.holder.user == "ana")
         assert hub.post_lab("cem", cem, {"profile": "gpu-1"}).status_code == 409, "cem waits in line"
+        refused = hub.api("POST", f"/gpus/leases/{before.id}/restart", ana)
+        assert (refused.status_code, "This lab has its GPUs" in refused.json()["message"]) == (409, True), refused.text
+        ledger = Ledger.open(hub.config.ledger_url)
+        ledger.note_trouble(Trouble(before.id, TroubleKind.LOST, datetime.now(timezone.utc), "Your lab has lost its GPUs."))
+        ledger.close()
         assert hub.api("POST", f"/gpus/leases/{before.id}/restart", bo).status_code == 404
         assert hub.api("POST", f"/gpus/leases/{before.id}/restart", ana).status_code == 202
 
@@ -123,6 +132,9 @@ def test_a_restart_keeps_the_gpus_also_while_others_wait_for_them(lab_files: Lab
         hub.wait_ready("ana", ana)
         assert [ticket["state"] for ticket in hub.api("GET", "/gpus/tickets", cem).json()["tickets"]] == ["waiting"]
         assert told(hub, ana)["endings"] == []
+        after = next(lease for lease in hub.leases() if lease.holder.user == "ana")
+        assert after.ends == before.ends is not None, "its life goes on, and does not begin anew"
+        assert hub.api("POST", f"/gpus/leases/{after.id}/restart", ana).status_code == 409
         hub.stop_lab("bo", bo)
         hub.wait_ready("cem", cem)
         for name, token in (("ana", ana), ("cem", cem)):

@@ -30,11 +30,11 @@ def ledger(tmp_path: Path):
     opened.close()
 
 
-def ask(ledger: Ledger, who: str, now=T0, gpus: int = 1):
+def ask(ledger: Ledger, who: str, now=T0, gpus: int = 1, life: timedelta | None = None):
     user, _, server = who.partition("/")
     return ledger.acquire(
         GpuRequest("p", gpus), Holder(user, server), GPUS, lease_id=next(IDS), now=now,
-        admit=lambda asked, holder, standing: Grant(asked, groups=("night",)), choose=packed,
+        admit=lambda asked, holder, standing: Grant(asked, life=life, groups=("night",)), choose=packed,
     )  # fmt: skip
 
 
@@ -143,6 +143,35 @@ def test_a_restart_keeps_its_gpus_from_whoever_waits(ledger):
     # A restart happens once.
     end(ledger, again, after(90))
     assert [lease.holder.user for lease in ledger.active()] == ["cem"]
+
+
+def test_a_restart_renews_neither_life_nor_extensions_nor_idle_time(ledger):
+    life = timedelta(hours=2)
+    lease = ask(ledger, "ana", life=life)
+    ledger.bind(lease.id, T0)
+    ledger.set_end(lease.id, after(9000), "ana", after(10))
+    watch = Watch(lease.id, after(20), after(30), after(40), after(50), after(600), 2, "idle", "Please stop it.", after(60))
+    ledger.rewatch([(Watch(lease.id), watch)])
+    _, claim_id = restart(ledger, lease, after(61))
+    end(ledger, lease, after(70))
+    again = ask(ledger, "ana", after(80), life=life)
+    assert (again.id, again.ends) == (claim_id, after(9000))
+    assert ledger.lease(claim_id).ends == after(9000)
+    kept = Watch(claim_id, idle_since=after(20), safe_until=after(600), extensions=2, seen=after(60))
+    assert ledger.watches() == {claim_id: kept}, "what was said of a stop is said anew, with its grace"
+
+
+def test_a_restart_that_waited_in_line_after_all_has_a_life_of_its_own(ledger):
+    life = timedelta(hours=2)
+    lease = ask(ledger, "ana", life=life)
+    ledger.bind(lease.id, T0)
+    restart(ledger, lease)
+    end(ledger, lease)
+    later = after(10) + CLAIM
+    turn(ledger, later)
+    turn(ledger, later + timedelta(minutes=5))
+    again = ask(ledger, "ana", later + timedelta(minutes=5), life=life)
+    assert again.ends == later + timedelta(minutes=5) + life
 
 
 def test_a_restart_that_nobody_comes_for_gives_the_gpus_to_the_line(ledger):

@@ -15,14 +15,14 @@ import requests
 
 from spawner import labfile
 from spawner.engine import Engine
-from spawner.errors import EngineUnknown, LabError
+from spawner.errors import EngineUnknown, LabError, MaintenanceError, UnavailableError
 from spawner.grants import Allowance, PolicyRules, ReclaimRules, SharingRule
 from spawner.inventory import StaticInventory
 from spawner.ledger import Ledger
 from spawner.model import GpuRequest, Holder, Lease, LeaseState
-from spawner.pages.notice_handlers import extend, notices
+from spawner.pages.notice_handlers import extend, notices, set_aside
 from spawner.placement import packed
-from spawner.records import GpuProcess, GpuSample, Grant
+from spawner.records import GpuProcess, GpuSample, Grant, Maintenance
 from spawner.runtime import Lab
 from spawner.services import jupyter, troubles
 from spawner.services import reclaim as service
@@ -328,13 +328,20 @@ def test_lost_gpus_are_told_until_they_are_back(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch, gpus=[dataclasses.replace(gpu, simulated=False) for gpu in GPUS])
     world.gone.update(ana="nvidia0 cannot be opened", bo=None)
     ana = world.start("ana")
-    for who in ("bo", "cem"):
-        world.start(who)
+    bo, _ = world.start("bo"), world.start("cem")
     world.minutes(1)
     (notice,) = notices(world.lab, "ana")["notices"]
     assert (notice["cause"], notice["restart"]) == ("lost", True)
     assert notice["text"].startswith("Your lab has lost its GPUs (nvidia0 cannot be opened).")
     assert notices(world.lab, "bo")["notices"] == notices(world.lab, "cem")["notices"] == []
+    maintenance = Maintenance(world.lab.clock(), "New driver.", "root")
+    world.ledger.set_maintenance(maintenance, "root", world.lab.clock())
+    with pytest.raises(MaintenanceError, match="New driver"):
+        set_aside(world.lab, ana, (), "ana")
+    world.ledger.set_maintenance(None, "root", world.lab.clock())
+    set_aside(world.lab, ana, (), "ana")
+    with pytest.raises(UnavailableError, match="This lab has its GPUs"):
+        set_aside(world.lab, bo, (), "bo")
     world.gone["ana"] = None
     world.minutes(1)
     assert [trouble.lease for trouble in world.ledger.troubles()] == [ana.id], "cannot tell is not back"
