@@ -180,6 +180,9 @@ def _idle(lease: Lease, watch: Watch, rules: ReclaimRules, now: datetime, workin
 
 
 def _life(lease: Lease, watch: Watch, rules: ReclaimRules, now: datetime, hours_end: datetime | None) -> Decision | None:
+    if hours_end is not None and watch.safe_until is not None:
+        # Used-up hours stay used up: an extension is all that moves this end, and each of the few only by `reclaim.extend`.
+        hours_end = max(hours_end, watch.safe_until)
     ends = min((moment for moment in (lease.ends, hours_end) if moment is not None), default=None)
     due = ends is not None and now >= ends - rules.life_warning
     if watch.cause == "life" and not due:

@@ -166,6 +166,33 @@ def test_a_life_is_extended_by_the_rules_and_not_further():
     assert steps(lease=longer, signals=working, watch=warned, start=20, minutes=5) == [(20, Step.CLEAR)]
 
 
+@pytest.mark.parametrize("granted", [None, 60 * 30])
+def test_used_up_hours_are_extended_by_what_the_button_says_and_not_further(granted):
+    # Of a lab that was granted what was left of them, or of one of several labs that use them up together.
+    lease = dataclasses.replace(LEASE, ends=after(granted) if granted else None)
+    working = dataclasses.replace(IDLE, gpu_percent=99)
+    watch, found, presses = Watch(LEASE.id, seen=after(-60)), [], 0
+    for minute in range(400):
+        now = after(60 * minute)
+        # From the 30th minute on nothing is left of them, at each look.
+        decided = reclaim.decide(lease, dataclasses.replace(working, at=now), watch, RULES, max(after(60 * 30), now))
+        watch = decided.watch
+        if decided.step is Step.KEEP:
+            continue
+        found.append((minute, decided.step))
+        if decided.step is Step.STOP:
+            break
+        outcome = reclaim.extended(lease, watch, RULES, now)
+        if not isinstance(outcome, str):
+            presses += 1
+            watch, ends = outcome
+            lease = dataclasses.replace(lease, ends=ends or lease.ends)
+    # Each press gives its hour: from the 15th minute to the 75th, and from there to the 135th.
+    assert found == [(15, Step.WARN), (60, Step.WARN), (120, Step.WARN), (135, Step.STOP)]
+    assert presses == RULES.extensions
+    assert "used up their GPU-hours" in watch.text
+
+
 def test_what_somebody_else_wrote_to_the_holder_stays():
     watch = Watch(LEASE.id, cause="message", text="Please stop by noon.", seen=after(-60))
     found = last(watch=watch, minutes=600)
