@@ -174,6 +174,7 @@ class GpuSample:
         utilisation: percent.
         memory_used_mib: MiB.
         temperature: degrees Celsius.
+        processes: () where nothing runs on it.
     """
 
     uuid: str
@@ -181,7 +182,7 @@ class GpuSample:
     utilisation: int | None = None
     memory_used_mib: int | None = None
     temperature: int | None = None
-    processes: tuple[GpuProcess, ...] = ()
+    processes: tuple[GpuProcess, ...] | None = None
     faults: tuple[Fault, ...] = ()
 
 

@@ -52,7 +52,7 @@ def used(lease: Lease, samples: Mapping[str, GpuSample], owners: Mapping[int, st
         if not seat:
             continue
         sample = samples.get(device)
-        if sample is None or abs(now - sample.at) > FRESH or sample.memory_used_mib is None:
+        if sample is None or abs(now - sample.at) > FRESH or sample.memory_used_mib is None or sample.processes is None:
             found[unit] = None
             continue
         own = [process.memory_mib for process in sample.processes if owners.get(process.pid) == lease.id]

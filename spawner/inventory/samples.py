@@ -68,13 +68,17 @@ def sample(nvml: Any, handle: object, uuid: str, at: datetime, card: object = No
     )
 
 
-def processes(look: Look, handle: object) -> tuple[GpuProcess, ...]:
-    """What runs on it, directly or by NVIDIA's multi-process service, by process id."""
+def processes(look: Look, handle: object) -> tuple[GpuProcess, ...] | None:
+    """What runs on it, directly or by NVIDIA's multi-process service, by process id; None where the driver does not tell."""
     nvml = look.nvml
     found: dict[int, GpuProcess] = {}
     # The versioned names: with the others, a driver that is older than nvidia-ml-py is told by an exception of another tree.
     for question in (nvml.nvmlDeviceGetComputeRunningProcesses_v3, nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3):
-        for one in look.ask("processes", partial(question, handle)) or ():
+        told = look.ask("processes", partial(question, handle))
+        # A driver without the service's question has no processes under it.
+        if told is None and (look.faults or question is nvml.nvmlDeviceGetComputeRunningProcesses_v3):
+            return None
+        for one in told or ():
             used = None if one.usedGpuMemory is None else int(one.usedGpuMemory) // _MIB
             found[int(one.pid)] = GpuProcess(int(one.pid), used)
     return tuple(found[pid] for pid in sorted(found))

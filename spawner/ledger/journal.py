@@ -261,7 +261,7 @@ def _sample_body(sample: GpuSample) -> dict[str, object]:
         "utilisation": sample.utilisation,
         "memory_used_mib": sample.memory_used_mib,
         "temperature": sample.temperature,
-        "processes": [[process.pid, process.memory_mib] for process in sample.processes],
+        "processes": None if sample.processes is None else [[one.pid, one.memory_mib] for one in sample.processes],
         "faults": [[fault.kind, fault.detail, fault.code] for fault in sample.faults],
     }
 
@@ -274,7 +274,7 @@ def _sample(row: Any) -> GpuSample:
         utilisation=body["utilisation"],
         memory_used_mib=body["memory_used_mib"],
         temperature=body["temperature"],
-        processes=tuple(GpuProcess(*pair) for pair in body["processes"]),
+        processes=None if body["processes"] is None else tuple(GpuProcess(*pair) for pair in body["processes"]),
         faults=tuple(Fault(*parts) for parts in body["faults"]),
     )
 

@@ -204,7 +204,9 @@ def loads(rows: Iterable[GpuRow], samples: Mapping[str, GpuSample], now: datetim
     for row in rows:
         sample = samples.get(row.device)
         if sample is not None and now - sample.at < SAMPLE_LIFE:
-            found[row.id] = Load(sample.utilisation, sample.memory_used_mib, sample.temperature, sample.at)
+            found[row.id] = Load(
+                sample.utilisation, sample.memory_used_mib, sample.temperature, sample.at, row.device.startswith("MIG-")
+            )
     return found
 
 

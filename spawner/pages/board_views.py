@@ -55,12 +55,13 @@ class OutOfUse:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a GPU was doing; None always means: not known."""
+    """What a GPU was doing; None always means: not known. Of a MIG instance (`mig`), no driver tells the utilisation."""
 
     utilisation: int | None = None
     memory_used_mib: int | None = None
     temperature: int | None = None
     at: datetime | None = None
+    mig: bool = False
 
     def json(self, memory_mib: int) -> Json:
         """The same for everyone."""
@@ -70,10 +71,15 @@ class Load:
             "memory_used_mib": self.memory_used_mib,
             "temperature": self.temperature,
             "sampled": iso(self.at),
-            "load": "" if self.utilisation is None else f"{self.utilisation} %",
+            "load": self._words(),
             "used": used,
             "heat": "" if self.temperature is None else f"{self.temperature} °C",
         }
+
+    def _words(self) -> str:
+        if self.utilisation is None:
+            return "not measured for MIG" if self.mig else ""
+        return f"{self.utilisation} %"
 
 
 @dataclass(frozen=True, slots=True)

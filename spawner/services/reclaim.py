@@ -32,7 +32,7 @@ from spawner.records import Event, GpuSample, Watch  # noqa: E402
 from spawner.runtime import Lab, open_lab  # noqa: E402
 from spawner.services import jupyter  # noqa: E402
 from spawner.services.troubles import Troubles  # noqa: E402
-from spawner.vitals import Vitals, VitalsReader  # noqa: E402
+from spawner.vitals import Vitals, VitalsReader, container_of  # noqa: E402
 
 LONGEST_PERIOD = 30.0
 STOP_SECONDS = 30.0
@@ -127,8 +127,10 @@ class Reclaimer:
     def _look(
         self, leases: list[Lease], units: Mapping[str, Gpu], samples: Mapping[str, GpuSample]
     ) -> Iterable[tuple[Lease, Signals]]:
+        homes = homes_of(leases, samples)
         with ThreadPoolExecutor(LOOKERS) as pool:
-            seen = dict(zip(leases, pool.map(lambda lease: self._from_outside(lease, units, samples), leases), strict=True))
+            looked = pool.map(lambda lease: self._from_outside(lease, units, samples, homes), leases)
+            seen = dict(zip(leases, looked, strict=True))
         # What is seen at work from outside need not be asked.
         quiet = [lease for lease, signals in seen.items() if not reclaim.busy(signals, self.lab.config.reclaim)]
         ways = {}
@@ -142,8 +144,10 @@ class Reclaimer:
             kernels = told.get(lease.id)
             yield lease, signals if kernels is None else replace(signals, kernels_busy=kernels.busy, used=kernels.used)
 
-    def _from_outside(self, lease: Lease, units: Mapping[str, Gpu], samples: Mapping[str, GpuSample]) -> Signals:
-        percent, memory = gpu_use(lease, units, samples, self.lab.clock())
+    def _from_outside(
+        self, lease: Lease, units: Mapping[str, Gpu], samples: Mapping[str, GpuSample], homes: Mapping[int, str]
+    ) -> Signals:
+        percent, memory = gpu_use(lease, units, samples, self.lab.clock(), homes)
         vitals = self._vitals.read(lease.container)
         # Both clocks after the counters were read, which may take a while.
         now, clock = self.lab.clock(), time.monotonic()
@@ -246,10 +250,21 @@ class Reclaimer:
             ledger.drain(lease.id, self.lab.clock(), ending=why)
 
 
+def homes_of(leases: Iterable[Lease], samples: Mapping[str, GpuSample]) -> dict[int, str]:
+    """Process id → container, of what runs on seats and MIG instances."""
+    devices = {uuid.partition("#")[0] for lease in leases for uuid in lease.gpus if _is_part(uuid)}
+    pids = {process.pid for device in devices if device in samples for process in samples[device].processes or ()}
+    return {pid: container_of(pid) for pid in pids}
+
+
 def gpu_use(
-    lease: Lease, units: Mapping[str, Gpu], samples: Mapping[str, GpuSample], now: datetime
+    lease: Lease, units: Mapping[str, Gpu], samples: Mapping[str, GpuSample], now: datetime, homes: Mapping[int, str]
 ) -> tuple[float | None, int | None]:
-    """Highest utilisation of a lease's GPUs in percent, and memory in use on them in MiB; None where any is not known."""
+    """Highest utilisation of a lease's GPUs in percent, and memory in use on them in MiB; None where any is not known.
+
+    The utilisation of a seat's device is its neighbours' too, and that of a MIG instance is told by no driver. So a part on
+    which no process of the lab runs counts as unused, and its memory is that of the lab's own processes.
+    """
     percents: list[float] = []
     memory: list[int | None] = []
     for uuid in lease.gpus:
@@ -257,12 +272,25 @@ def gpu_use(
         if gpu is not None and gpu.simulated:
             percents.append(0.0)
             continue
-        if sample is None or sample.utilisation is None or abs(now - sample.at) > FRESH:
+        if sample is None or abs(now - sample.at) > FRESH:
             return None, None
-        percents.append(float(sample.utilisation))
-        memory.append(sample.memory_used_mib)
+        percent, used = sample.utilisation, sample.memory_used_mib
+        if _is_part(uuid):
+            if sample.processes is None:
+                return None, None
+            own = [process.memory_mib for process in sample.processes if homes.get(process.pid) == lease.container]
+            percent = percent if own else 0
+            used = None if None in own else sum(size or 0 for size in own)
+        if percent is None:
+            return None, None
+        percents.append(float(percent))
+        memory.append(used)
     known = [used for used in memory if used is not None]
     return max(percents, default=None), sum(known) if known and len(known) == len(memory) else None
+
+
+def _is_part(uuid: str) -> bool:
+    return "#" in uuid or uuid.startswith("MIG-")
 
 
 def _rate(now: float | None, before: float | None, seconds: float) -> float | None:

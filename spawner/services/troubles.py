@@ -94,7 +94,7 @@ class Troubles:
         sitting = [lease for lease in leases if any("#" in uuid for uuid in lease.gpus)]
         containers = {lease.container: lease.id for lease in sitting}
         devices = {uuid.partition("#")[0] for lease in sitting for uuid in lease.gpus}
-        pids = {process.pid for device in devices if device in samples for process in samples[device].processes}
+        pids = {process.pid for device in devices if device in samples for process in samples[device].processes or ()}
         owners = {pid: containers[name] for pid in pids if (name := container_of(pid)) in containers}
         for lease in sitting:
             with loop.kept_apart(log, f"the seat of {lease.holder} could not be judged"):

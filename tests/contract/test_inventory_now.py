@@ -201,7 +201,7 @@ def test_a_gpu_that_is_split_into_nothing_yet_is_not_leased_whole(look: Look) ->
 
 def test_an_instance_has_its_own_memory_and_the_temperature_and_faults_of_its_card(look: Look) -> None:
     one, other = PARTS
-    parts = (Card(one.uuid, used=3 << 30, processes=((9, 2 << 30),)), other)
+    parts = (Card(one.uuid, percent=50, used=3 << 30, processes=((9, 2 << 30),)), other)
     answer = look(Card(A, celsius=66, uncorrected=1, rows=(0, 0), instances=parts))
     fault = Fault("ecc", "It had an uncorrected memory error since it was last reset.", 1)
     assert answer.samples == (

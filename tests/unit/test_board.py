@@ -20,6 +20,7 @@ from spawner.model import Gpu, GpuRequest, Holder, LabConfig, Lease, LeaseState
 from spawner.pages import board, board_history
 from spawner.pages.board import Looker, gpu_rows, labels
 from spawner.pages.board_shown import LINE_SHOWN, Shown
+from spawner.pages.board_views import Load
 from spawner.pages.viewer import Viewer
 from spawner.records import Fault, GpuMark, GpuSample, Maintenance, MarkKind, Tally, Ticket, Watch
 from spawner.runtime import Lab
@@ -404,3 +405,10 @@ def test_names_and_reasons_stay_text_on_the_page(world: World):
     drawn = page(world.shown(), ADMIN)
     assert 'alert("x")' in drawn.text
     assert not [a for a in drawn.all("script") if "src" not in a]
+
+
+def test_a_mig_instance_has_no_utilisation_and_says_so():
+    told = Load(None, 2048, 50, T0, mig=True).json(4096)
+    assert (told["utilisation"], told["load"]) == (None, "not measured for MIG")
+    assert Load(None, 2048, 50, T0).json(4096)["load"] == ""
+    assert Load(0, 2048, 50, T0).json(4096)["load"] == "0 %"

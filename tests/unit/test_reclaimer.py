@@ -106,10 +106,10 @@ class World:
 
     # ---
 
-    def start(self, who: str, container: str = "", units=None) -> Lease:
+    def start(self, who: str, container: str = "", units=None, sharing: str = "shared") -> Lease:
         user, _, server = who.partition("/")
         lease = self.ledger.acquire(
-            GpuRequest("gpu-1", 1, sharing="shared" if units else "exclusive"), Holder(user, server), units or GPUS,
+            GpuRequest("gpu-1", 1, sharing=sharing if units else "exclusive"), Holder(user, server), units or GPUS,
             lease_id=next(IDS), now=self.lab.clock(), admit=lambda asked, holder, standing: Grant(asked), choose=packed,
         )  # fmt: skip
         assert isinstance(lease, Lease)
@@ -318,9 +318,68 @@ REAL = make_gpu(7)
 )
 def test_the_use_of_a_gpu_is_known_only_where_it_was_measured_lately(sample, found):
     samples = {REAL.uuid: sample} if sample else {}
-    assert gpu_use(make_lease(gpus=(REAL.uuid,)), {REAL.uuid: REAL}, samples, T0) == found
+    assert gpu_use(make_lease(gpus=(REAL.uuid,)), {REAL.uuid: REAL}, samples, T0, {}) == found
     both = make_lease(gpus=(REAL.uuid, GPUS[0].uuid))
-    assert gpu_use(both, {gpu.uuid: gpu for gpu in (REAL, *GPUS)}, samples, T0) == found
+    assert gpu_use(both, {gpu.uuid: gpu for gpu in (REAL, *GPUS)}, samples, T0, {}) == found
+
+
+MINE, OTHERS = "a" * 64, "b" * 64
+HOMES = {1: MINE, 2: MINE, 3: OTHERS, 4: ""}
+
+
+@pytest.mark.parametrize("part", [f"{REAL.uuid}#0", "MIG-" + REAL.uuid[4:]])
+@pytest.mark.parametrize(
+    ("percent", "processes", "found"),
+    [
+        (90, (), (0, 0)),
+        (90, ((3, 7000), (4, None), (5, 9000)), (0, 0)),
+        (90, ((1, 100), (2, 200), (3, 7000)), (90, 300)),
+        (90, ((1, None), (3, 7000)), (90, None)),
+        (None, (), (0, 0)),
+        (None, ((3, 7000),), (0, 0)),
+        (None, ((1, 100),), (None, None)),
+        (90, None, (None, None)),
+        (None, None, (None, None)),
+    ],
+)
+def test_a_seat_and_a_mig_instance_are_used_by_the_labs_own_processes_only(part, percent, processes, found):
+    lease = dataclasses.replace(make_lease(gpus=(part,)), container=MINE)
+    listed = None if processes is None else tuple(GpuProcess(*one) for one in processes)
+    device = part.partition("#")[0]
+    samples = {device: GpuSample(device, T0, percent, 20_000, processes=listed)}
+    assert gpu_use(lease, {}, samples, T0, HOMES) == found
+    assert gpu_use(lease, {}, samples, after(90), HOMES) == (None, None)
+
+
+def test_an_idle_seat_beside_a_busy_one_is_reclaimed_and_its_neighbour_is_not(tmp_path, monkeypatch):
+    gpus = [dataclasses.replace(GPUS[0], simulated=False)]
+    world = World(tmp_path, monkeypatch, gpus=gpus)
+    world.lab = dataclasses.replace(world.lab, config=world.shared)
+    world.reclaimer = world.fresh()
+    world.start("ana", MINE, world.lab.units())
+    world.start("bo", OTHERS, world.lab.units())
+    monkeypatch.setattr(service, "container_of", lambda pid: HOMES.get(pid, ""))
+    for _ in range(53):
+        running = (GpuProcess(3, 7000),)
+        world.ledger.note_samples([GpuSample(gpus[0].uuid, after(world.seconds), 90, 7000, processes=running)])
+        world.minutes(0.5)
+    assert set(world.hub.stopped) == {"http://hub/api/users/ana/server"}
+    world.ledger.close()
+
+
+def test_an_idle_mig_instance_is_reclaimed_and_one_with_a_process_is_not(tmp_path, monkeypatch):
+    parts = [dataclasses.replace(make_gpu(i), uuid="MIG-" + make_gpu(i).uuid[4:], parent=REAL.uuid) for i in range(2)]
+    world = World(tmp_path, monkeypatch, gpus=parts)
+    leases = {who: world.start(who, where, parts, "mig") for who, where in (("ana", MINE), ("bo", OTHERS))}
+    monkeypatch.setattr(service, "container_of", lambda pid: HOMES.get(pid, ""))
+    for _ in range(53):
+        running = {leases["ana"].gpus[0]: (), leases["bo"].gpus[0]: (GpuProcess(3, 7000),)}
+        world.ledger.note_samples(
+            [GpuSample(uuid, after(world.seconds), None, 7000, processes=found) for uuid, found in running.items()]
+        )
+        world.minutes(0.5)
+    assert set(world.hub.stopped) == {"http://hub/api/users/ana/server"}
+    world.ledger.close()
 
 
 def test_lost_gpus_are_told_until_they_are_back(tmp_path, monkeypatch):

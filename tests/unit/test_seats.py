@@ -37,6 +37,7 @@ def sample(*processes: tuple[int, int | None], at=T0, memory: int | None = 20_00
         ({}, None),
         (sample((1, 5000), at=after(-120)), None),
         (sample((1, 5000), memory=None), None),
+        ({GPU.uuid: GpuSample(GPU.uuid, T0, 10, 20_000)}, None),
     ],
 )
 def test_only_the_labs_own_processes_count_and_what_the_driver_does_not_say_is_unknown(samples, held):

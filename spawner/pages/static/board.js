@@ -25,7 +25,11 @@
     }
     for (const part of element.querySelectorAll("[data-when]")) part.hidden = !has(item, part.dataset.when);
     for (const part of element.querySelectorAll("[data-unless]")) part.hidden = has(item, part.dataset.unless);
-    for (const part of element.querySelectorAll("[data-width]")) part.setAttribute("width", item[part.dataset.width] ?? 0);
+    for (const part of element.querySelectorAll("[data-width]")) {
+      const value = item[part.dataset.width] ?? null;
+      part.setAttribute("width", value ?? 0);
+      part.closest(".board-bar")?.toggleAttribute("hidden", value === null);
+    }
     element.toggleAttribute("data-mine", Boolean(item.mine));
     items.set(element, item);
   }

@@ -252,7 +252,7 @@ def _answer(stdout: str, log: str) -> Answer:
 def _sample(said: dict[str, Any]) -> GpuSample:
     parts = {
         "at": datetime.fromisoformat(said["at"]),
-        "processes": tuple(GpuProcess(**process) for process in said["processes"]),
+        "processes": None if said["processes"] is None else tuple(GpuProcess(**one) for one in said["processes"]),
         "faults": tuple(Fault(**fault) for fault in said["faults"]),
     }
     return GpuSample(**{**said, **parts})

@@ -343,7 +343,8 @@ int nvmlDeviceGetUtilizationRates(Unit *unit, Utilization *answer) {
     answer->memory = 0;
     asked(unit, QUESTIONS);
     answered(SUCCESS);
-    return told(unit, UTILISATION, unit->percent, &answer->gpu);
+    /* As NVIDIA's driver does: neither an instance nor a card that is split tells its utilisation. */
+    return told(unit, UTILISATION, unit->card || unit->mode == 1 ? -1 : unit->percent, &answer->gpu);
 }
 
 int nvmlDeviceGetTemperature(Unit *unit, int sensor, unsigned int *answer) {
