@@ -5,8 +5,13 @@ are given; never reads a clock, writes nothing, and admits nobody (policy's rule
 
 The order: a ticket that an admin moved, then tickets older than `line.overdue` by age, then by class, then by fair share (who
 used fewer GPU-hours lately goes first), then by age. The first ticket that cannot be placed is the *head*; the first one that
-waits for GPUs which the head could not use is a head too. A later one may pass only if each head could start no later than
-without it, judged by the ends that are known; what is not known counts as never. Nothing passes a ticket that is overdue.
+waits for GPUs which the head could not use is a head too. A later one may pass only if no head starts later for it than the
+moment that the known ends promise; what is not known counts as never. Nothing passes a ticket that is overdue.
+
+The promise takes the ends of the labs that the head waits for as they stand, the earliest moment that anything speaks for: a
+later one would let more pass. What holds on to GPUs is taken at its latest, with every *Extend* that `reclaim` allows; where
+`reclaim.mode` is not `on` nobody ends a lab, so none has a latest end. A lab that its owner stops before its end breaks no
+promise, but may find somebody on a GPU who passed by it.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from datetime import datetime, timedelta
 
 from spawner import decay, sharing
 from spawner.errors import LabError, NoGpuFree
-from spawner.grants import LineRules
+from spawner.grants import LineRules, ReclaimRules
 from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
 from spawner.records import Grant, Ticket
 
@@ -83,6 +88,7 @@ def plan(
     shares: Mapping[str, float],
     now: datetime,
     rules: LineRules,
+    reclaim: ReclaimRules,
     admit: Admit,
     place: Place,
 ) -> Plan:
@@ -95,11 +101,12 @@ def plan(
         shares: person → decayed GPU-seconds, see `fair_shares`.
         now: the present moment.
         rules: lab.yaml's `line`.
+        reclaim: lab.yaml's `reclaim`, which says how far a life can be extended, and whether anybody ends it.
         admit: policy's rule for a ticket, with the turns that were given already; raises `LabError` when it may not have it now.
         place: chooses units; raises `NoGpuFree`.
     """
     ranked = order(tickets, shares, now, rules)
-    this = _Round(gpus, leases, now, rules, place)
+    this = _Round(gpus, leases, now, rules, reclaim, place)
     turns: list[Turn] = []
     why: dict[str, str] = {}
     for position, ticket in enumerate(ranked, 1):
@@ -149,11 +156,13 @@ class _Round:
     for another, and without a head of its own a big request would be passed for as long as the other waits.
     """
 
-    def __init__(self, gpus: Sequence[Gpu], leases: Sequence[Lease], now: datetime, rules: LineRules, place: Place) -> None:
+    def __init__(
+        self, gpus: Sequence[Gpu], leases: Sequence[Lease], now: datetime, rules: LineRules, reclaim: ReclaimRules, place: Place
+    ) -> None:
         self.now = now
         self.given: list[Lease] = []
         self.heads: list[Ticket] = []
-        self._gpus, self._leases, self._rules, self._place = gpus, leases, rules, place
+        self._gpus, self._leases, self._rules, self._reclaim, self._place = gpus, leases, rules, reclaim, place
         self._apart: Sequence[Gpu] = gpus  # what no head could use
         self._open: Sequence[Gpu] = gpus  # what no overdue ticket could use
         self._tries = 0
@@ -217,24 +226,53 @@ class _Round:
         return True
 
     def _ends(self, grant: Grant) -> datetime | None:
-        # Its life begins when the claim is used, which may be at the end of the claim.
-        return None if grant.life is None else self.now + self._rules.claim + grant.life
+        return None if grant.life is None else self.now + grant.life
+
+    def _latest(self, lease: Lease) -> datetime | None:
+        return latest_end(lease, self.now, self._rules, self._reclaim)
 
     def _delays(self, head: Ticket, passing: Lease) -> bool:
         units = set(passing.gpus)
         if not any(gpu.uuid in units and sharing.suits(gpu, head.request) for gpu in self._gpus):
             return False
+        nodes = {gpu.node for gpu in self._gpus if gpu.uuid in units}
+        if sharing.most_on_one_node([gpu for gpu in self._gpus if gpu.node in nodes], head.request) < head.request.gpus:
+            return False
         held = [*self._leases, *self.given]
         if head.id not in self._before:
             self._before[head.id] = earliest(head.request, self._gpus, held, self.now)
-        before, after = self._before[head.id], earliest(head.request, self._gpus, [*held, passing], self.now)
-        return before is None or after is None or after > before
+        before, latest = self._before[head.id], self._latest(passing)
+        if before is None:
+            return True
+        if latest is not None and latest <= before:
+            return False
+        # Still there at the promised moment: the head must do without its units, however late the others end.
+        after = earliest(head.request, self._gpus, [*held, passing], self.now, self._latest)
+        return after is None or after > before
 
     def _try(self, request: GpuRequest, gpus: Sequence[Gpu]) -> tuple[str, ...] | None:
         try:
             return self._place(request, gpus, [*self._leases, *self.given])
         except NoGpuFree:
             return None
+
+
+def latest_end(lease: Lease, now: datetime, rules: LineRules, reclaim: ReclaimRules) -> datetime | None:
+    """When a lab has ended at the latest: its life and all of its extensions; None where nobody ends it.
+
+    Args:
+        lease: that is not released.
+        now: the present moment.
+        rules: lab.yaml's `line`.
+        reclaim: lab.yaml's `reclaim`.
+    """
+    if lease.ends is None or reclaim.mode != "on":
+        return None
+    # Nobody is stopped sooner than this after a warning, however short the life or the extension is.
+    least = min(reclaim.grace, reclaim.life_warning)
+    end = max(lease.ends, now + least) + reclaim.extensions * max(reclaim.extend, least)
+    # A life begins when the claim is used, which may be at the end of the claim.
+    return end + rules.claim if lease.state is LeaseState.CLAIMED else end
 
 
 def earliest(

@@ -86,7 +86,9 @@ class Lab:
             rule = policy.admit(self.config, ticket.groups)
             return rule(ticket.request, ticket.holder, replace(standing, leases=(*standing.leases, *more)))
 
-        return make_plan(line.waiting, line.gpus, line.leases, shares, now, self.config.line, admit, self.place)
+        return make_plan(
+            line.waiting, line.gpus, line.leases, shares, now, self.config.line, self.config.reclaim, admit, self.place
+        )
 
     def place(self, request: GpuRequest, gpus: Sequence[Gpu], active: Sequence[Lease]) -> tuple[str, ...]:
         """Choose the units of a request, those that are close to each other first.

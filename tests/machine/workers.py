@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from spawner.errors import DeniedError, LabError, LedgerError
-from spawner.grants import LineRules
+from spawner.grants import LineRules, ReclaimRules
 from spawner.ledger import Ledger, Line
 from spawner.line import plan
 from spawner.model import GpuRequest, Holder, Lease, LeaseState
@@ -37,7 +37,7 @@ def turns(now: datetime, line: Line) -> Any:
         more = tuple(lease for lease in given if lease.holder.user == ticket.holder.user)
         return admit(ticket.request, ticket.holder, Standing((*standing.leases, *more)))
 
-    return plan(line.waiting, line.gpus, line.leases, line.shares, now, LineRules(), rule, packed).turns
+    return plan(line.waiting, line.gpus, line.leases, line.shares, now, LineRules(), ReclaimRules(), rule, packed).turns
 
 
 def new_id() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spawner.grants import LineRules
+from spawner.grants import LineRules, ReclaimRules
 from spawner.ledger import Ledger, Line
 from spawner.line import plan
 from spawner.model import GpuRequest, Holder, Lease, LeaseState
@@ -53,7 +53,7 @@ def end(ledger: Ledger, lease: Lease, now=T0) -> None:
 def turn(ledger: Ledger, now=T0):
     def turns(line: Line):
         admit = lambda ticket, given: Grant(ticket.request)  # noqa: E731
-        return plan(line.waiting, line.gpus, line.leases, line.shares, now, LineRules(), admit, packed).turns
+        return plan(line.waiting, line.gpus, line.leases, line.shares, now, LineRules(), ReclaimRules(), admit, packed).turns
 
     return ledger.advance(GPUS, now, turns, lambda: next(IDS), CLAIM)
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from spawner.errors import DeniedError
-from spawner.grants import LineRules
+from spawner.grants import LineRules, ReclaimRules
 from spawner.line import LOOK_BEHIND, Plan, earliest, fair_shares, order, plan
 from spawner.model import Gpu, GpuRequest, Holder, Lease, LeaseState
 from spawner.placement import packed
@@ -15,6 +15,7 @@ from spawner.records import Grant, Ticket
 from tests.unit.values import T0, after, make_gpu, make_lease
 
 NOW = after(3600)
+RECLAIM = ReclaimRules(extensions=0)
 RULES = LineRules(claim=timedelta(minutes=5), overdue=timedelta(days=1))
 HOUR = 3600
 
@@ -34,8 +35,10 @@ def admit_by_profile(one: Ticket, given) -> Grant:
     return Grant(one.request, life=timedelta(seconds=float(life)) if life else None)
 
 
-def run(tickets, gpus, leases=(), now: datetime = NOW, rules: LineRules = RULES, shares=None, admit=admit_by_profile) -> Plan:
-    return plan(tickets, gpus, leases, shares or {}, now, rules, admit, packed)
+def run(
+    tickets, gpus, leases=(), now: datetime = NOW, rules: LineRules = RULES, shares=None, admit=admit_by_profile, reclaim=RECLAIM
+) -> Plan:
+    return plan(tickets, gpus, leases, shares or {}, now, rules, reclaim, admit, packed)
 
 
 def given(*args, **named) -> dict[str, int]:
@@ -132,10 +135,39 @@ def test_who_may_pass_the_head(small: Ticket, leases: list[Lease], passes: bool)
     assert given([head, small], GPUS, leases) == ({"small": 1} if passes else {})
 
 
+THREE = [held(*GPUS[:3], ends=3600 + 8 * HOUR)]
+EACH = [held(gpu, ends=3600 + 8 * HOUR) for gpu in GPUS[:3]]
+ENDING = [held(*GPUS[:2], state=LeaseState.DRAINING), held(GPUS[2], ends=9000)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "leases", "life", "reclaim", "passes"),
+    [
+        pytest.param(4, THREE, HOUR, ReclaimRules(extensions=1), True, id="extended-it-ends-in-time"),
+        pytest.param(4, THREE, HOUR, ReclaimRules(extensions=2), False, id="extended-twice-it-does-not"),
+        pytest.param(4, THREE, HOUR, ReclaimRules(extensions=0), True, id="no-extensions"),
+        pytest.param(4, THREE, 60, ReclaimRules(mode="off"), False, id="nobody-ends-a-life"),
+        pytest.param(4, THREE, 60, ReclaimRules(mode="dry-run"), False, id="nobody-ends-a-life-in-a-dry-run"),
+        # The head takes two of the four: one beside the small one would be left if none of the others is extended.
+        pytest.param(2, EACH, None, ReclaimRules(extensions=0), True, id="enough-others-end-together"),
+        pytest.param(2, EACH, None, ReclaimRules(extensions=1), False, id="the-others-may-be-extended"),
+        pytest.param(2, EACH, None, ReclaimRules(mode="off"), False, id="nobody-ends-the-others"),
+        pytest.param(2, ENDING, None, ReclaimRules(mode="off"), True, id="the-others-end-already"),
+        pytest.param(
+            4, [held(*GPUS[:3], ends=3600 + 1500)], 60, ReclaimRules(extensions=0), False, id="nobody-is-stopped-without-grace"
+        ),
+    ],
+)
+def test_what_can_be_extended_is_counted_with_its_extensions(wanted, leases, life, reclaim, passes):
+    head, small = ticket("head", wanted, models=("L4",)), ticket("small", life=life, at=9)
+    assert given([head, small], GPUS, leases, reclaim=reclaim) == ({"small": 1} if passes else {})
+
+
 def test_spare_gpus_of_another_node_may_be_taken_for_ever():
     other = [make_gpu(i, node="n2") for i in range(10, 12)]
     head, small = ticket("head", 4), ticket("small", at=9)
-    assert given([head, small], [*GPUS, *other], [held(*GPUS[:1], ends=9000)]) == {"small": 1}
+    for reclaim in (ReclaimRules(), ReclaimRules(mode="off")):
+        assert given([head, small], [*GPUS, *other], [held(*GPUS[:1], ends=9000)], reclaim=reclaim) == {"small": 1}
 
 
 def test_another_model_is_free_for_those_behind():

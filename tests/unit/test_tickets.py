@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spawner.errors import DeniedError, LabError, NoGpuFree
-from spawner.grants import LineRules
+from spawner.grants import LineRules, ReclaimRules
 from spawner.ledger import Ledger, Line
 from spawner.ledger.journal import MOST_DETAIL
 from spawner.ledger.requests import PLANS_BESIDE
@@ -43,7 +43,7 @@ def ask(ledger: Ledger, who: str, gpus: int = 1, now=T0, *, units=GPUS, profile=
 
 def plan_of(line: Line, now=T0):
     admit = lambda ticket, given: Grant(ticket.request)  # noqa: E731
-    return plan(line.waiting, line.gpus, line.leases, line.shares, now, LineRules(), admit, packed).turns
+    return plan(line.waiting, line.gpus, line.leases, line.shares, now, LineRules(), ReclaimRules(), admit, packed).turns
 
 
 def turn(ledger: Ledger, now=T0, units=GPUS) -> tuple[Ticket, ...]:
