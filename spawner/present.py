@@ -99,7 +99,7 @@ def queued(lab: Lab, ticket: Ticket) -> Queued:
     place = line_state.standing(lab, ticket)
     what = views.count(ticket.request.gpus, "GPU")
     sentence = f"You asked for {what}, and wait in line now: number {place.number} of {place.length}, {place.expected_text}."
-    return Queued(sentence, "The lab starts by itself when it is your turn; the page Line shows it.", ticket=ticket.id)
+    return Queued(sentence, "The lab starts by itself when it is your turn; the page “Waiting line” shows it.", ticket=ticket.id)
 
 
 def lab_view(lease: Lease, gpus: Iterable[Gpu], config: LabConfig) -> views.LabView:
@@ -113,6 +113,9 @@ def lease_words(lease: Lease) -> str:
     """What the progress page says once the GPUs are leased."""
     if not lease.gpus:
         return "No GPU needed; preparing your lab"
+    note = sharing.note(lease.gpus)
+    if note:
+        return f"{views.count(len(lease.gpus), 'seat')} of a shared GPU ({note}); preparing your lab"
     return f"{views.count(len(lease.gpus), 'GPU')} of your own; preparing your lab"
 
 
@@ -132,6 +135,7 @@ def _card(profile: Profile, data: Snapshot) -> views.ProfileCard:
         gpu_models=profile.gpu_models,
         unavailable=unavailable,
         wait=data.waits[profile.key].wait if profile.key in data.waits and not unavailable else "",
+        note=sharing.note_of_kind(profile.sharing),
     )
 
 

@@ -41,6 +41,16 @@ def kind(gpu: Gpu) -> str:
     return "mig" if gpu.parent else "exclusive"
 
 
+def note(units: Iterable[str]) -> str:
+    """What whoever sees these units must know: `NOT_ISOLATED` where one of them is a seat, else ''."""
+    return NOT_ISOLATED if any("#" in uuid for uuid in units) else ""
+
+
+def note_of_kind(kind: str) -> str:
+    """The same for what a profile or a request asks for: `exclusive`, `mig` or `shared`."""
+    return NOT_ISOLATED if kind == "shared" else ""
+
+
 def suits(gpu: Gpu, request: GpuRequest) -> bool:
     """Whether a unit is of the kind, model and size that the request asks for."""
     # The cheapest question first: on a big lab this is asked of a thousand units for each request.

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spawner import expect, sheets
+from spawner import expect, sharing, sheets
 from spawner.commands.gpus import has_ledger
 from spawner.grants import PRIORITIES
 from spawner.labfile import load
@@ -30,6 +30,7 @@ class Place:
 
     Attributes:
         position: from 1; 0 for a ticket whose turn has come.
+        note: what whoever gets it must know; may be empty.
         state: `waiting`, `claimed` or `starting`.
         gpu_hours: the person's share so far: GPU-hours that count less the older they are.
         expected: when its turn is expected, ISO 8601 in UTC; '' where it cannot be told.
@@ -41,6 +42,7 @@ class Place:
     holder: str
     profile: str
     gpus: int
+    note: str
     state: str
     priority: str
     gpu_hours: float
@@ -95,6 +97,7 @@ def places(lab: Lab) -> list[Place]:
             holder=str(ticket.holder),
             profile=ticket.request.profile,
             gpus=ticket.request.gpus,
+            note=sharing.note_of_kind(ticket.request.sharing),
             state=ticket.state.value,
             priority=_CLASSES.get(ticket.priority, str(ticket.priority)),
             gpu_hours=round(shares.get(ticket.holder.user, 0.0) / 3600, 2),
@@ -114,10 +117,11 @@ def text(found: Sequence[Place]) -> str:
         return "Nobody waits."
     lines = [("#", "HOLDER", "PROFILE", "GPUS", "STATE", "CLASS", "GPU-HOURS", "WAITED", "EXPECTED (UTC)")]
     for place in found:
+        profile = f"{place.profile} ({place.note})" if place.note else place.profile
         expected = place.expected[:16].replace("T", " ") if place.expected else "-" if not place.position else "unknown"
         lines.append(
             (
-                str(place.position or "-"), place.holder, place.profile, str(place.gpus), place.state, place.priority,
+                str(place.position or "-"), place.holder, profile, str(place.gpus), place.state, place.priority,
                 f"{place.gpu_hours:.1f}", sheets.length(place.waited_seconds), expected,
             )
         )  # fmt: skip

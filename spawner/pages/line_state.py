@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from spawner import expect, policy
+from spawner import expect, policy, sharing
 from spawner.errors import NoGpuFree
 from spawner.ledger import Line
 from spawner.line import Plan
@@ -71,6 +71,11 @@ class TicketView:
         return self.ticket.state.value
 
     @property
+    def note(self) -> str:
+        """What the person must know of what they wait for; may be empty."""
+        return sharing.note_of_kind(self.ticket.request.sharing)
+
+    @property
     def headline(self) -> str:
         """Where it stands, in words."""
         ended = {
@@ -126,6 +131,7 @@ class HeldGpus:
     Attributes:
         who: the holder's name; `another lab` where the viewer may not know.
         gpus: how many.
+        note: what whoever sees them must know; may be empty.
         since: since when.
         ends: end of its granted life; None where it has none.
         ending: about to be free.
@@ -133,6 +139,7 @@ class HeldGpus:
 
     who: str
     gpus: int
+    note: str
     since: datetime
     ends: datetime | None
     ending: bool
@@ -217,6 +224,7 @@ def _held(leases: Sequence[Lease], user: str, names: bool) -> tuple[HeldGpus, ..
         HeldGpus(
             who="you" if lease.holder.user == user else str(lease.holder) if names else "another lab",
             gpus=len(lease.gpus),
+            note=sharing.note(lease.gpus),
             since=lease.created,
             ends=lease.ends,
             ending=lease.state.value == "draining",

@@ -132,6 +132,7 @@ class ProfileCard:
         gpu_models: models that will do; empty means any.
         unavailable: why this host cannot give the profile, whoever asks; '' when it can.
         wait: when its turn would come, in a sentence; '' where it needs no GPU or nothing is known of the line.
+        note: what a person must know before they choose it; may be empty.
     """
 
     key: str
@@ -145,6 +146,7 @@ class ProfileCard:
     gpu_models: tuple[str, ...] = ()
     unavailable: str = ""
     wait: str = ""
+    note: str = ""
 
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:
