@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from spawner.errors import DeniedError
 from spawner.ledger.journal import write_event
-from spawner.ledger.leases import Leases, release
-from spawner.ledger.tables import IN_LINE, naive, ticket_of, tickets
+from spawner.ledger.leases import Leases, active_of, release
+from spawner.ledger.tables import IN_LINE, aware, events, naive, notes, one_of, ticket_of, tickets
 from spawner.model import Holder
 from spawner.records import Ticket, TicketState
 
@@ -20,6 +20,22 @@ from spawner.records import Ticket, TicketState
 MOST_TICKETS = 60
 _LATELY = sa.select(sa.func.count()).where(tickets.c.user == sa.bindparam("user"), tickets.c.created > sa.bindparam("since"))
 _IN_LINE = sa.select(tickets).where(IN_LINE).order_by(tickets.c.created, tickets.c.id)
+# Tickets that ended otherwise than their owner wanted: they failed, or somebody else cancelled them.
+_ENDED = (
+    sa.select(tickets)
+    .where(one_of(tickets.c.state, [TicketState.CANCELLED.value, TicketState.FAILED.value]))
+    .where(tickets.c.user == sa.bindparam("user"), tickets.c.ended > sa.bindparam("since"))
+    .where(
+        ~sa.exists().where(
+            events.c.action == "ticket.cancelled", events.c.at > sa.bindparam("since"), events.c.subject == tickets.c.id,
+            events.c.actor == tickets.c.user,
+        )
+    )
+    .order_by(tickets.c.ended.desc())
+)  # fmt: skip
+_READ = "tickets.read"
+# Who comes back after the night reads it; later it is no news any more.
+SHOWN_ENDED = timedelta(hours=24)
 _IN_LINE_OF_USER = _IN_LINE.where(tickets.c.user == sa.bindparam("user"))
 
 
@@ -58,6 +74,26 @@ class Tickets(Leases):
                 .limit(1)
             ).first()
             return ticket_of(row) if row else None
+
+    def ended_tickets_of(self, user: str, now: datetime) -> tuple[tuple[Ticket, datetime], ...]:
+        """A person's tickets that failed or that somebody else cancelled, with the moment, the newest first.
+
+        Those of the last day that they have not read yet. One whose lab waits again or runs is not among them.
+        """
+        with self._transaction(write=False) as connection:
+            read = connection.execute(sa.select(notes.c.at).where(notes.c.kind == _READ, notes.c.subject == user)).scalar()
+            since = max(naive(now - SHOWN_ENDED), read) if read else naive(now - SHOWN_ENDED)
+            rows = connection.execute(_ENDED, {"user": user, "since": since}).all()
+            again = {ticket.holder for ticket in live_tickets_of(connection, user)} if rows else set()
+            again |= {lease.holder for lease in active_of(connection, user)} if rows else set()
+            found = [(ticket_of(row), aware(row.ended)) for row in rows]
+            return tuple((ticket, ended) for ticket, ended in found if ticket.holder not in again)
+
+    def read_ended_tickets(self, user: str, now: datetime) -> None:
+        """Forget what a person has read about their tickets' ends."""
+        with self._transaction() as connection:
+            connection.execute(notes.delete().where(notes.c.kind == _READ, notes.c.subject == user))
+            connection.execute(notes.insert().values(kind=_READ, subject=user, at=naive(now), body=""))
 
     def cancel_ticket(self, ticket_id: str, now: datetime, actor: str, why: str = "") -> bool:
         """End a ticket that waits or has a claim; its claim is given back at once. Whether there was one to end."""

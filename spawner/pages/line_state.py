@@ -1,24 +1,31 @@
 """What a person who waits sees: their tickets, where each stands, and what could start now instead.
 
-Owns the way from the ledger's line to the values of the page and of its JSON. Never decides whose turn it is (`line` does), and
-shows nobody else's ticket.
+Owns the way from the ledger's line to the values of the page and of its JSON, and how often the line is planned for it. Never
+decides whose turn it is (`line` does), and shows nobody else's ticket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from spawner import expect, policy, sharing
 from spawner.errors import NoGpuFree
-from spawner.ledger import Line
+from spawner.ledger import Ledger, Line
 from spawner.line import Plan
 from spawner.model import LabConfig, Lease, Profile
 from spawner.pages import views
 from spawner.records import Ticket, TicketState
 from spawner.runtime import Lab
 
+# However many pages ask, the line is planned once per change of the ledger, at least so often, for times pass, and where it
+# changes all the time at most so often that planning takes a tenth of one core.
+LOOK_SECONDS = 5.0
+LOOK_SHARE = 10.0
 # The lab that a waiting person may start meanwhile has a name of its own, so that the one that waits keeps its.
 MEANWHILE = "meanwhile"
 
@@ -67,7 +74,7 @@ class TicketView:
 
     @property
     def state(self) -> str:
-        """waiting, claimed, starting, done, cancelled or failed."""
+        """waiting, claimed or starting."""
         return self.ticket.state.value
 
     @property
@@ -78,14 +85,11 @@ class TicketView:
     @property
     def headline(self) -> str:
         """Where it stands, in words."""
-        ended = {
+        called = {
             TicketState.CLAIMED: "Your turn: the lab is about to start",
             TicketState.STARTING: "Your turn: the lab is starting",
-            TicketState.DONE: "The lab runs",
-            TicketState.CANCELLED: "Cancelled",
-            TicketState.FAILED: "The lab could not be started",
         }
-        return ended.get(self.ticket.state) or f"Number {self.place.number} of {self.place.length} in line"
+        return called.get(self.ticket.state) or f"Number {self.place.number} of {self.place.length} in line"
 
     def as_json(self) -> dict[str, object]:
         """For the page's script and for REST."""
@@ -113,7 +117,8 @@ class LineView:
     """A person's page of the line.
 
     Attributes:
-        tickets: theirs, oldest first; also the one that ended last, where none waits.
+        tickets: theirs that still count, oldest first.
+        ended: what to say of the one that failed, or that somebody else cancelled, last; '' where there is none.
         held: one row per holder of GPUs, with names unless lab.yaml keeps them from whoever waits.
         meanwhile: profile without a GPU to start meanwhile; None where there is none.
     """
@@ -122,6 +127,7 @@ class LineView:
     held: tuple[HeldGpus, ...]
     meanwhile: Offer | None
     now: datetime
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,11 +151,68 @@ class HeldGpus:
     ending: bool
 
 
-def standing(lab: Lab, ticket: Ticket) -> Place:
-    """Where a ticket stands in the line now."""
+@dataclass(frozen=True)
+class Look:
+    """The line as it was planned at one moment.
+
+    Attributes:
+        places: ticket id → its number, from 1.
+        expected: ticket id → when its turn is expected; None, or no entry, where that cannot be told.
+    """
+
+    line: Line
+    plan: Plan
+    places: Mapping[str, int]
+    expected: Mapping[str, datetime | None]
+
+
+class Looks:
+    """The last look at the line of each ledger, shared by all who ask; safe to use from several threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: weakref.WeakKeyDictionary[Ledger, tuple[int, float, float, Look]] = weakref.WeakKeyDictionary()
+
+    def look(self, lab: Lab, fresh_for: Iterable[str] = ()) -> Look:
+        """The line, planned anew only where it changed or time has passed.
+
+        Args:
+            lab: the lab's parts.
+            fresh_for: ids of tickets that wait; a look without one of them is older than the ticket.
+
+        Raises:
+            LabError: ledger or driver do not answer.
+        """
+        # Under the lock: of many who ask at once one plans, and the others have its plan.
+        with self._lock:
+            version, now = lab.ledger.version(), time.monotonic()
+            last = self._of.get(lab.ledger)
+            if last is not None:
+                seen, at, cost, look = last
+                pause = LOOK_SHARE * cost
+                recent = now - at < (max(LOOK_SECONDS, pause) if version == seen else pause)
+                if recent and (version == seen or all(ticket_id in look.places for ticket_id in fresh_for)):
+                    return look
+            look = _planned(lab)
+            done = time.monotonic()
+            self._of[lab.ledger] = (version, done, done - now, look)
+            return look
+
+
+_looks = Looks()
+
+
+def _planned(lab: Lab) -> Look:
     now = lab.clock()
     line = lab.ledger.line(lab.units(), now)
-    return _place(ticket, line, lab.plan(line), lab.ledger.held_seconds(), now)
+    plan = lab.plan(line)
+    expected = expect.turns(plan.order[: expect.LOOK_AHEAD], line.gpus, line.leases, lab.ledger.held_seconds(), now)
+    return Look(line, plan, {ticket.id: place for place, ticket in enumerate(plan.order, 1)}, expected)
+
+
+def standing(lab: Lab, ticket: Ticket) -> Place:
+    """Where a ticket stands in the line now."""
+    return _place(ticket, _looks.look(lab, (ticket.id,)), lab.clock())
 
 
 def shows_holders(config: LabConfig) -> bool:
@@ -170,30 +233,35 @@ def line_view(lab: Lab, user: str, groups: Sequence[str], *, names: bool) -> Lin
         LabError: ledger or driver do not answer.
     """
     now = lab.clock()
-    line = lab.ledger.line(lab.units(), now)
-    plan, history = lab.plan(line), lab.ledger.held_seconds()
     mine = lab.ledger.tickets_of(user)
+    look = _looks.look(lab, [ticket.id for ticket in mine if ticket.state is TicketState.WAITING])
     menu = lab.config.profiles
     shown = [
         TicketView(
             ticket=ticket,
             title=menu[ticket.request.profile].title if ticket.request.profile in menu else ticket.request.profile,
-            place=_place(ticket, line, plan, history, now),
-            fewer=_fewer(lab, ticket, line, user, groups) if ticket.state is TicketState.WAITING else (),
+            place=_place(ticket, look, now),
+            fewer=_fewer(lab, ticket, look.line, user, groups) if ticket.state is TicketState.WAITING else (),
             claim_seconds=max(0, int((ticket.claim_until - now).total_seconds())) if ticket.claim_until else 0,
         )
         for ticket in mine
     ]
-    return LineView(tuple(shown), _held(line.leases, user, names), _without_gpu(menu, lab, user, groups), now)
+    gone = [ended_text(ticket) for ticket, _ in lab.ledger.ended_tickets_of(user, now)[:1]]
+    return LineView(tuple(shown), _held(look.line.leases, user, names), _without_gpu(menu, lab, user, groups), now, "".join(gone))
 
 
-def _place(ticket: Ticket, line: Line, plan: Plan, history: Mapping[str, Sequence[float]], now: datetime) -> Place:
-    ids = [waiting.id for waiting in plan.order]
-    if ticket.id not in ids:
-        return Place(0, len(ids), now, ticket.why, now)
-    position = ids.index(ticket.id)
-    expected = expect.turns(plan.order[: position + 1], line.gpus, line.leases, history, now)[ticket.id]
-    return Place(position + 1, len(ids), expected, plan.why.get(ticket.id, ""), now)
+def ended_text(ticket: Ticket) -> str:
+    """What a person reads of their ticket that failed or that somebody else cancelled."""
+    lab = f"the lab “{ticket.holder.server}”" if ticket.holder.server else "your default lab"
+    how = "failed" if ticket.state is TicketState.FAILED else "was cancelled"
+    return f"Your ticket for {lab} {how}. {ticket.why}".strip()
+
+
+def _place(ticket: Ticket, look: Look, now: datetime) -> Place:
+    number, length = look.places.get(ticket.id) if ticket.state is TicketState.WAITING else None, len(look.places)
+    if number is None:
+        return Place(0, length, now, ticket.why, now)
+    return Place(number, length, look.expected.get(ticket.id), look.plan.why.get(ticket.id, ""), now)
 
 
 def _fewer(lab: Lab, ticket: Ticket, line: Line, user: str, groups: Sequence[str]) -> tuple[Offer, ...]:

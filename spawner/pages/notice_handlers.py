@@ -1,4 +1,4 @@
-"""What a person is told about their labs: notices and warnings of running ones, and why others ended.
+"""What a person is told about their labs: notices and warnings of running ones, why others ended, and why a ticket did.
 
 Owns reading these requests and writing their answers. Never decides when somebody is warned (`reclaim` does), and tells nobody
 about another's labs.
@@ -23,6 +23,7 @@ from tornado import web
 from spawner import policy, reclaim
 from spawner.errors import DeniedError, UnavailableError
 from spawner.model import Lease, LeaseState
+from spawner.pages import line_state
 from spawner.pages.line_handlers import groups_of, lab_of, off_loop, person
 from spawner.records import Watch
 from spawner.runtime import Lab
@@ -58,7 +59,9 @@ class DismissHandler(APIHandler):
         user = person(self)
         if not self.has_scope(f"delete:servers!user={user.name}"):
             raise web.HTTPError(403, "This token may not change your labs.")
-        await off_loop(lab_of(self).ledger.dismiss_endings, user.name)
+        lab = lab_of(self)
+        await off_loop(lab.ledger.dismiss_endings, user.name)
+        await off_loop(lab.ledger.read_ended_tickets, user.name, lab.clock())
         self.set_status(204)
 
 
@@ -143,6 +146,10 @@ def notices(lab: Lab, user: str) -> dict[str, Any]:
     endings = [
         {"lease": ending.lease, "server": ending.holder.server, "at": _second(ending.at), "text": ending.text}
         for ending in told.endings
+    ]
+    endings += [
+        {"lease": ticket.id, "server": ticket.holder.server, "at": _second(ended), "text": line_state.ended_text(ticket)}
+        for ticket, ended in lab.ledger.ended_tickets_of(user, lab.clock())[:1]
     ]
     said = maintenance and {
         "text": maintenance.message or "The lab is being maintained; no lab starts now.",
