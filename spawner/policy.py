@@ -19,8 +19,6 @@ from spawner.records import Grant, Standing
 
 Admit = Callable[[GpuRequest, Holder, Standing], Grant]
 
-_NAMES = {rank: name for name, rank in PRIORITIES.items()}
-
 
 def admit(config: LabConfig, groups: Iterable[str]) -> Admit:
     """Make the admission rule for a person of these groups.
@@ -194,8 +192,3 @@ def hours_end(rules: PolicyRules, lease: Lease, standing: Standing, now: datetim
 def _priority(person: Allowance, through: Allowance) -> int:
     said = [rank for rank in (person.priority, through.priority) if rank is not None]
     return min(said) if said else PRIORITIES["normal"]
-
-
-def priority_name(rank: int) -> str:
-    """The word for a class of the line."""
-    return _NAMES.get(rank, "normal")

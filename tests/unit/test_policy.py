@@ -10,7 +10,7 @@ import pytest
 
 from spawner import policy
 from spawner.errors import DeniedError, MaintenanceError
-from spawner.grants import UNLIMITED, Allowance, PolicyRules, ProfileRule
+from spawner.grants import PRIORITIES, UNLIMITED, Allowance, PolicyRules, ProfileRule
 from spawner.model import GpuRequest, Holder, LabConfig, LeaseState
 from spawner.records import Grant, Maintenance, Standing
 from tests.unit.values import T0, make_lease, shipped_config
@@ -188,7 +188,7 @@ def test_the_stricter_of_person_and_profile_holds():
 
 def test_priority_is_normal_where_nobody_says_it():
     assert admit(one(), ASK).priority == 1
-    assert policy.priority_name(admit(one(priority=2), ASK).priority) == "high"
+    assert admit(one(priority=2), ASK).priority == PRIORITIES["high"]
 
 
 def test_groups_are_noted_for_accounting():
