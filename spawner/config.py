@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spawner import auth, hub_api, labfile, metrics, pages, probe, vault
+from spawner import auth, hub_api, labfile, metrics, pages, policy, probe, vault
 from spawner.auth import space_guard
 from spawner.engine import Engine
 from spawner.errors import EngineUnknown, LabError
 from spawner.gpu_spawner import GpuSpawner
+from spawner.grants import UNLIMITED
 from spawner.model import Holder, LabConfig
 from spawner.pages import board_routes, line_handlers, notice_handlers, usage_handlers
 from spawner.runtime import open_lab
@@ -127,6 +128,12 @@ async def _forget_ticket(file: str, user: str, server: str, actor: str) -> None:
         )
 
 
+def named_servers(config: LabConfig) -> int:
+    """How many named servers a person may have, running or not, as JupyterHub reads it: 0 for no limit."""
+    most = policy.most_labs(config)
+    return 0 if most == UNLIMITED else NAMED_SERVERS_PER_RUNNING * max(1, int(most))
+
+
 def _hub(c: Any, config: LabConfig, file: str, gateway: str) -> None:
     state = config.state / "state"
     c.JupyterHub.bind_url = f"http://{config.hub.address}:{config.hub.port}"
@@ -138,7 +145,7 @@ def _hub(c: Any, config: LabConfig, file: str, gateway: str) -> None:
     c.JupyterHub.cookie_secret_file = str(secrets_folder(config) / "cookie_secret")
     c.JupyterHub.cleanup_servers = False
     c.JupyterHub.allow_named_servers = True
-    c.JupyterHub.named_server_limit_per_user = NAMED_SERVERS_PER_RUNNING * config.limits.servers_per_user
+    c.JupyterHub.named_server_limit_per_user = named_servers(config)
     c.JupyterHub.spawner_class = GpuSpawner
     c.JupyterHub.default_url = "/hub/home"
     c.JupyterHub.tornado_settings = {

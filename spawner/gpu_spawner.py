@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from dockerspawner import DockerSpawner
 from traitlets import Unicode, default
 
-from spawner import answering, container, options, policy, present, probe, profiles, refusals, settlement, volumes
+from spawner import answering, container, options, policy, present, probe, profiles, refusals, volumes
 from spawner.endings import tell
 from spawner.errors import EngineError, LabEnded, LabError, Queued, RequestError
 from spawner.lanes import Lane, Lanes
@@ -34,6 +34,8 @@ class GpuSpawner(DockerSpawner):
 
     lab_file = Unicode(help="Path of lab.yaml.").tag(config=True)
     lease_id = Unicode(help="The current lease; kept in the hub's database so that it survives a restart.")
+
+    stopped_by = "lab"  # for the journal: who asked for the stop that is under way
 
     # One lane per container name: calls for one lab keep their order even after a cancelled start, whose thread runs on,
     # while labs of different people do not wait for each other as on DockerSpawner's single thread.
@@ -172,7 +174,7 @@ class GpuSpawner(DockerSpawner):
         facts = await self._in_lane(lab.engine.facts)
         gpus = await self._in_lane(lab.leasable_gpus)
         profiles.require_available(profile, facts.capacity, gpus)
-        await self._in_lane(self._settle_holder)
+        await self._in_lane(lab.settle_holder, self.holder)
         lease = await self._in_lane(
             lab.ledger.acquire,
             request,
@@ -274,7 +276,7 @@ class GpuSpawner(DockerSpawner):
         # Two steps that do not wait for each other's success: a ledger in trouble must not keep a lab running that its owner
         # ended, and an engine in trouble must not keep the lease from draining. Settlement finishes what is left.
         for step in (
-            lambda: self.lab.ledger.drain(self.lease_id, self.lab.clock()),
+            lambda: self.lab.ledger.drain(self.lease_id, self.lab.clock(), actor=self.stopped_by),
             lambda: self.lab.engine.remove(self.lease_id, seconds),
         ):
             try:
@@ -295,18 +297,12 @@ class GpuSpawner(DockerSpawner):
     async def run_post_stop_hook(self) -> None:
         """Settle every lease of this holder; JupyterHub runs this on every way out, also where it skips `stop`."""
         try:
-            await self._in_lane(self._settle_holder)
+            await self._in_lane(self.lab.settle_holder, self.holder, self.stopped_by)
         except LabError as error:
             self.log.warning("%s not settled yet: %s", self._log_name, error)
         outcome = super().run_post_stop_hook()
         if outcome is not None:
             await outcome
-
-    def _settle_holder(self) -> None:
-        lab = self.lab
-        for lease in lab.ledger.active_of(self.holder):
-            lab.ledger.drain(lease.id, lab.clock())
-        settlement.settle_all(lab.ledger.active_of(self.holder), lab.ledger, lab.engine, lab.clock, lab.patience)
 
     # --- state ------------------------------------------------------------
 
@@ -326,5 +322,6 @@ class GpuSpawner(DockerSpawner):
         """Forget the lab; the ledger does not."""
         super().clear_state()
         self._view = None
+        self.stopped_by = "lab"
         self.lease_id = ""
         self.object_id = ""

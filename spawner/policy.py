@@ -70,6 +70,14 @@ def of_person(rules: PolicyRules, user: str, groups: Sequence[str]) -> Allowance
     return Allowance(**found)
 
 
+def most_labs(config: LabConfig) -> float:
+    """Labs that whoever may have the most may have at once."""
+    rules = config.policy
+    said = [one.labs_at_once for one in (*rules.groups.values(), *rules.users.values()) if one.labs_at_once is not None]
+    everyone = rules.everyone.labs_at_once
+    return max([config.limits.servers_per_user if everyone is None else everyone, *said])
+
+
 def of_profile(rules: PolicyRules, profile: str) -> Allowance:
     """What a profile allows each person."""
     rule = rules.profiles.get(profile)

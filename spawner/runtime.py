@@ -21,9 +21,9 @@ from spawner.inventory import Inventory, detect
 from spawner.ledger import Ledger, Line
 from spawner.line import Plan, fair_shares
 from spawner.line import plan as make_plan
-from spawner.model import Gpu, GpuRequest, LabConfig, Lease, LeaseState
+from spawner.model import Gpu, GpuRequest, Holder, LabConfig, Lease, LeaseState
 from spawner.records import Grant, Standing, Ticket
-from spawner.settlement import Patience
+from spawner.settlement import Patience, settle_all
 
 log = logging.getLogger(__name__)
 CLOSENESS_SECONDS = 900
@@ -110,6 +110,16 @@ class Lab:
             self._kept.clear()
             self._kept[quarter] = links
         return self._kept.get(quarter, {})
+
+    def settle_holder(self, holder: Holder, actor: str = "lab") -> None:
+        """Have every lab of a holder end, and settle its lease as far as it goes now.
+
+        Raises:
+            LabError: the ledger does not answer.
+        """
+        for lease in self.ledger.active_of(holder):
+            self.ledger.drain(lease.id, self.clock(), actor=actor)
+        settle_all(self.ledger.active_of(holder), self.ledger, self.engine, self.clock, self.patience)
 
     def is_ending(self, lease_id: str) -> bool:
         """Whether a lab was asked to end; no where the ledger cannot say."""

@@ -74,7 +74,21 @@ class SpaceSpawnHandler(NeedsSpace, SpawnHandler):
             self.redirect(self.hub.base_url + "line")
 
 
-class SpaceServerAPIHandler(NeedsSpace, UserServerAPIHandler):
+class StopsByName:
+    """Mix-in for a handler of the hub: a lab that is stopped learns who stops it, for the journal."""
+
+    current_user: Any
+
+    async def stop_single_user(self, user: Any, server_name: str = "") -> Any:
+        """Stop the lab. The lab's own services stop it in nobody's name."""
+        spawner = user.spawners.get(server_name)
+        if spawner is not None and not spawner.pending:
+            who = self.current_user
+            spawner.stopped_by = "lab" if who.kind == "service" and who.name.startswith("gpulab-") else who.name
+        return await super().stop_single_user(user, server_name)  # type: ignore[misc]
+
+
+class SpaceServerAPIHandler(StopsByName, NeedsSpace, UserServerAPIHandler):
     """JupyterHub's REST address of a server, behind the check; a stop also ends the ticket that waits for this lab."""
 
     @needs_scope("delete:servers")

@@ -102,6 +102,7 @@ class RestartHandler(LeaseHandler):
         if user is None or spawner is None or not spawner.ready:
             raise web.HTTPError(409, "This lab is starting or ending already.")
         await off_loop(set_aside, lab_of(self), lease, groups_of(user), self.current_user.name)
+        spawner.stopped_by = self.current_user.name
         await self.stop_single_user(user, lease.holder.server)
         self.set_status(202)
 
