@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from datetime import timedelta
+from functools import partial
 
 import psycopg
 import pytest
 
 from spawner.errors import LedgerError
 from spawner.ledger import Ledger
-from spawner.model import GpuRequest, Holder, Lease
+from spawner.model import GpuRequest, Holder, Lease, LeaseState
 from spawner.placement import packed
 from tests.machine.conftest import SEED
-from tests.machine.workers import GPUS, admit, hang, live, new_id, watch
+from tests.machine.workers import GPUS, admit, hang, live, new_id, turns, watch
 from tests.unit.values import T0
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -36,6 +38,37 @@ def test_many_processes_keep_every_promise(url: str):
         assert process.exitcode == 0
     assert [words for _, words in told if words] == []
     _the_journal_tells_the_same(url)
+    _nobody_waits_for_ever_and_no_gpu_is_lost(url)
+
+
+def _nobody_waits_for_ever_and_no_gpu_is_lost(url: str) -> None:
+    """Everybody who still waits gets their turn and ends; then every GPU can be leased at once."""
+    ledger = Ledger.open(url, busy_seconds=60)
+    now = T0 + timedelta(days=2)
+    for _ in range(4 * len(ledger.tickets()) + 4):
+        now += timedelta(minutes=10)
+        for lease in ledger.active():
+            if lease.state is not LeaseState.CLAIMED:
+                ledger.drain(lease.id, now)
+                ledger.release(lease.id, now, "done")
+        if not ledger.anybody_waits():
+            break
+        for ticket in ledger.advance(GPUS, now, partial(turns, now), new_id, timedelta(minutes=5)):
+            made = ledger.acquire(
+                ticket.request, ticket.holder, GPUS, lease_id=new_id(), now=now, admit=admit, choose=packed
+            )  # fmt: skip
+            assert isinstance(made, Lease), "a claim could not be used"
+            ledger.answered(made.id, "container")
+            ledger.bind(made.id, now)
+    assert ledger.tickets() == (), "tickets that never had their turn"
+    assert ledger.active() == (), "leases that nobody ends"
+    for number, gpu in enumerate(GPUS):
+        made = ledger.acquire(
+            GpuRequest("p", 1, wait=False), Holder(f"last{number}"), GPUS, lease_id=new_id(), now=now, admit=admit, choose=packed
+        )  # fmt: skip
+        assert isinstance(made, Lease), f"{gpu.uuid} is lost"
+    assert {uuid for lease in ledger.active() for uuid in lease.gpus} == {gpu.uuid for gpu in GPUS}
+    ledger.close()
 
 
 def _the_journal_tells_the_same(url: str) -> None:
