@@ -55,7 +55,7 @@ def test_no_gpu_free_offers_what_can_start(browser: Browser):
     bo = hub.token("bo")
     hub.start_lab("bo", bo, "gpu-2", "night-run")
     answer = browser.spawn(profile="gpu-1", wait="false")
-    page = html.unescape(answer.text)
+    page = html.unescape(answer.content.decode())
     assert answer.status_code == 409
     assert "You asked for 1 GPU; 0 of 2 are free." in page
     assert "GPU 0 and GPU 1 are held by bo (lab “night-run”) since" in page
