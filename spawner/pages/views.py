@@ -249,7 +249,8 @@ class NoGpuFreeView:
         """What was asked, and what is free."""
         free = sum(gpu.free for gpu in self.gpus)
         verb = "is" if free == 1 else "are"
-        return f"You asked for {count(self.wanted, 'GPU')}; {free} of {len(self.gpus)} {verb} free."
+        note = next((f" They are seats of shared GPUs: {gpu.note}." for gpu in self.gpus if gpu.note), "")
+        return f"You asked for {count(self.wanted, 'GPU')}; {free} of {len(self.gpus)} {verb} free.{note}"
 
     @property
     def simulated(self) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from spawner.pages import forms
 from spawner.pages.views import Alternative, GpuSummary, GpuView, HolderView, LabView, NoGpuFreeView, ProfileCard, SpawnFormView
+from spawner.sharing import NOT_ISOLATED
 from tests.unit.pages_html import BIG, CPU, FORM, FREE, GIB, HELD, NASTY, NO_GPU, NOW, ONE, TWO, Page, render, spawner
 
 
@@ -114,6 +115,13 @@ def test_text_and_html_agree(wanted: int, gpus: tuple[GpuView, ...]):
 def test_gpus_of_one_holder_share_a_sentence():
     text = forms.no_gpu_free_text(replace(NO_GPU, gpus=(HELD, replace(HELD, label="GPU 2"))))
     assert "You asked for 2 GPUs; 0 of 2 are free. GPU 1 and GPU 2 are held by ana (lab “train”) since" in text
+
+
+def test_a_refusal_of_seats_says_that_their_memory_is_not_isolated():
+    seat = replace(HELD, note=NOT_ISOLATED)
+    view = NoGpuFreeView(1, (seat,), NOW, viewer="bo")
+    for told in (forms.no_gpu_free_text(view), forms.no_gpu_free_html(view)):
+        assert "seats of shared GPUs: memory is not isolated." in told
 
 
 def test_time_of_another_day_has_its_date():
