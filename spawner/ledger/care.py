@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from spawner.ledger.journal import watch_of, write_event, write_watches
 from spawner.ledger.store import Store
-from spawner.ledger.tables import LIVE_TICKETS, aware, lease_gpus, leases, naive, notes, one_of, stored, tickets, watches
+from spawner.ledger.tables import LIVE, LIVE_TICKETS, aware, lease_gpus, leases, naive, notes, one_of, stored, tickets, watches
 from spawner.model import GpuRequest, Holder, Lease, LeaseState
 from spawner.records import TicketState, Watch
 from spawner.told import Ending, Told, Trouble, TroubleKind
@@ -34,6 +34,10 @@ _ENDINGS = (
     .limit(5)
 )
 _OF_LEASE = (one_of(notes.c.kind, KINDS), notes.c.subject == sa.bindparam("of_lease"))
+# Labs and claims of a person that began since a moment, other than one lease.
+_BEGUN = sa.select(leases.c.server).where(
+    LIVE, leases.c.user == sa.bindparam("of_user"), leases.c.id != sa.bindparam("but"), leases.c.created >= sa.bindparam("since")
+)
 _NOTED = sa.select(notes).where(*_OF_LEASE)
 _FORGET = notes.delete().where(*_OF_LEASE)
 _LIVING = sa.select(leases.c.id).where(leases.c.state == LeaseState.BOUND.value)
@@ -140,20 +144,36 @@ def on_release(connection: sa.Connection, lease: Lease, now: datetime) -> None:
     waits = sa.select(tickets.c.id).where(
         tickets.c.user == lease.holder.user, tickets.c.server == lease.holder.server, tickets.c.state.in_(LIVE_TICKETS)
     )
-    if connection.execute(waits).first() is None:
-        _claim_again(connection, lease, json.loads(row.body), now)
+    if connection.execute(waits).first() is not None:
+        return
+    begun = set(connection.execute(_BEGUN, {"of_user": lease.holder.user, "but": lease.id, "since": row.at}).scalars())
+    if lease.holder.server in begun:
+        return
+    # Who began another lab while this one ended may have used up what policy grants: then the line decides, as for anybody.
+    _start_again(connection, lease, json.loads(row.body), now, claimed=not begun)
 
 
-def _claim_again(connection: sa.Connection, lease: Lease, body: dict[str, Any], now: datetime) -> None:
+def _start_again(connection: sa.Connection, lease: Lease, body: dict[str, Any], now: datetime, *, claimed: bool) -> None:
     who = {"user": lease.holder.user, "server": lease.holder.server, "profile": lease.profile, "gpus": len(lease.gpus)}
     same = {**who, "groups": stored(lease.groups), "priority": lease.priority, "created": naive(now)}
+    until = naive(now + timedelta(seconds=body["seconds"]))
+    claim = {"lease": body["claim"], "claim_until": until, "why": "The lab starts again."} if claimed else {}
+    state = TicketState.CLAIMED if claimed else TicketState.WAITING
     connection.execute(
         tickets.insert().values(
-            id=body["ticket"], lease=body["claim"], state=TicketState.CLAIMED.value, models=stored(body["models"]),
-            memory_mib=body["memory_mib"], sharing=body["sharing"],
-            claim_until=naive(now + timedelta(seconds=body["seconds"])), why="The lab starts again.", **same,
+            id=body["ticket"], state=state.value, models=stored(body["models"]), memory_mib=body["memory_mib"],
+            sharing=body["sharing"], **claim, **same,
         )
     )  # fmt: skip
+    write_event(
+        connection, now, "lab", "ticket.made", user=lease.holder.user, server=lease.holder.server, subject=body["ticket"],
+        detail={"profile": lease.profile, "gpus": len(lease.gpus), "why": "the lab starts again"},
+    )  # fmt: skip
+    if claimed:
+        _claim_again(connection, lease, body, now, same)
+
+
+def _claim_again(connection: sa.Connection, lease: Lease, body: dict[str, Any], now: datetime, same: dict[str, Any]) -> None:
     ends = naive(lease.ends) if lease.ends else None
     connection.execute(
         leases.insert().values(

@@ -42,7 +42,7 @@ WORK = [
 ]  # fmt: skip
 TROUBLE = [
     *["a_lab_ends"] * 2, "the_engine_stands_still", *["the_engine_goes_on"] * 2, "the_hub_is_killed", "a_creation_is_refused",
-    "a_forgotten_creation_comes", "time_passes",
+    "a_forgotten_creation_comes", "time_passes", *["restart_in_place"] * 2,
 ]  # fmt: skip
 ADMIN = [*["move"] * 3, "mark", *["unmark"] * 2, "maintenance_begins", *["maintenance_ends"] * 2]
 TIMES = (1, 1, 5, 20, 40, 61, 75, 75, 135, 400, 4000, 90_000)
@@ -124,6 +124,15 @@ class Machine(RuleBasedStateMachine):
             # One trouble at a time: where neither ledger nor engine can be told, a lab goes on that the hub takes for stopped.
             self.world.at_risk(0 if self.world.engine.frozen else fault, self.world.stop, holders[pick % len(holders)])
         return bool(holders)
+
+    def restart_in_place(self, pick: int, fault: int) -> bool:
+        bound = sorted(holder for holder, one in self.world.sessions.items() if one.stage == "bound" and one.lease.gpus)
+        if not bound or self.world.engine.frozen:
+            return False
+        holder = bound[pick % len(bound)]
+        # A crash in the middle leaves either no note, or one and a lab that goes on; the note is void ten minutes later.
+        self.world.at_risk(fault, self.world.restart_in_place, holder)
+        return True
 
     def give_up_a_start(self, pick: int, fault: int) -> bool:
         starting = self._starting()

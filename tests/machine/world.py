@@ -313,6 +313,14 @@ class World:
                 step()
         self.end_of(holder)
 
+    def restart_in_place(self, holder: Holder) -> None:
+        """As the page's *Restart it on the same GPUs*."""
+        lease = self.sessions[holder].lease
+        request = PROFILES[lease.profile]
+        ids = (next(self.ids), next(self.ids))
+        self.ledger.restart_after(lease, request, ids, CONFIG.line.claim, holder.user, self.now())
+        self.stop(holder)
+
     def refused(self, holder: Holder) -> None:
         """The engine refuses a creation."""
         lease = self.sessions[holder].lease

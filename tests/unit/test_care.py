@@ -174,6 +174,27 @@ def test_a_restart_that_waited_in_line_after_all_has_a_life_of_its_own(ledger):
     assert again.ends == later + timedelta(minutes=5) + life
 
 
+def test_a_restart_is_no_claim_for_whoever_began_another_lab_meanwhile(ledger):
+    lease = lab(ledger, "ana")
+    ticket_id, claim_id = restart(ledger, lease, after(10))
+    ledger.drain(lease.id, after(10))
+    lab(ledger, "ana/other", after(20))
+    ledger.release(lease.id, after(30), "the container is gone")
+    assert ledger.ticket(ticket_id).state is TicketState.WAITING, "policy decides about both together when its turn comes"
+    assert ledger.lease(claim_id) is None
+    assert [ticket.id for ticket in turn(ledger, after(31))] == [ticket_id]
+
+
+def test_a_restart_is_void_where_the_lab_was_started_anew_meanwhile(ledger):
+    lease = lab(ledger, "ana")
+    ticket_id, _ = restart(ledger, lease, after(10))
+    ledger.drain(lease.id, after(10))
+    again = lab(ledger, "ana", after(20))
+    ledger.release(lease.id, after(30), "the container is gone")
+    assert ledger.ticket(ticket_id) is None
+    assert ledger.active() == (ledger.lease(again.id),)
+
+
 def test_a_restart_that_nobody_comes_for_gives_the_gpus_to_the_line(ledger):
     lease = lab(ledger, "ana")
     restart(ledger, lease)
