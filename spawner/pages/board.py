@@ -255,7 +255,7 @@ def _ticket_row(ticket: Ticket, number: int, expected: datetime | None, why: str
     minute = expected.replace(second=0, microsecond=0) if expected else None
     return TicketRow(
         ticket.id, ticket.holder, number, ticket.request.gpus, ticket.request.profile, ticket.priority, ticket.created,
-        minute, why, claim_until=ticket.claim_until, moved=ticket.ahead,
+        minute, why, claim_until=ticket.claim_until, moved=ticket.ahead, shared=ticket.request.sharing == "shared",
     )  # fmt: skip
 
 

@@ -166,6 +166,7 @@ class TicketRow:
         expected: when its turn is expected; None where that cannot be told.
         claim_until: until when GPUs are kept for it; None where they are not.
         moved: an admin put it to the front (1) or to the back (-1).
+        shared: it waits for seats of shared GPUs.
     """
 
     id: str
@@ -179,6 +180,7 @@ class TicketRow:
     why: str
     claim_until: datetime | None = None
     moved: int = 0
+    shared: bool = False
 
     def seen(self, viewer: Viewer) -> Json:
         """As the viewer may see it. Why it stands there may name people, so that is hidden with the name."""
@@ -191,7 +193,7 @@ class TicketRow:
             "mine": viewer.is_me(self.holder),
             "who": who if named else "someone",
             "gpus": self.gpus,
-            "what": count(self.gpus, "GPU"),
+            "what": count(self.gpus, "GPU") + (f" ({NOT_ISOLATED})" if self.shared else ""),
             "profile": self.profile if named else "",
             "priority": self.priority,
             "since": iso(self.since),

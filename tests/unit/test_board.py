@@ -359,6 +359,11 @@ def tally(minutes: float, **changes: Any) -> Tally:
     return Tally(T0 - timedelta(minutes=minutes), **values)
 
 
+def test_a_request_for_seats_says_that_their_memory_is_not_isolated():
+    row = board.TicketRow("0" * 32, Holder("x"), 1, 1, "seat", 1, T0, None, "", shared=True)
+    assert row.seen(NOBODY)["what"] == "1 GPU (memory is not isolated)"
+
+
 def test_picture_breaks_where_nobody_counted_and_has_a_table():
     picture = board_history.picture([tally(180), tally(175), tally(60), tally(55, busy=None)], T0)
     held = next(line for line in picture.lines if line.name == "held")
