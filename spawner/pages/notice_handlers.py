@@ -25,7 +25,7 @@ from spawner.errors import DeniedError, UnavailableError
 from spawner.model import Lease, LeaseState
 from spawner.pages import line_state
 from spawner.pages.line_handlers import groups_of, lab_of, off_loop, person
-from spawner.records import Watch
+from spawner.records import Event, Watch
 from spawner.runtime import Lab
 from spawner.told import TroubleKind
 
@@ -176,6 +176,10 @@ def extend(lab: Lab, lease: Lease, actor: str) -> dict[str, Any]:
         raise DeniedError("This lab was extended or warned at this very moment.", "Look again, and extend it then.")
     if ends is not None:
         lab.ledger.set_end(lease.id, ends, actor, now)
+    else:
+        # Who moved a stop is to be known as well; and boards look where the journal has news.
+        who, detail = lease.holder, {"safe_until": _second(fresh.safe_until)}
+        lab.ledger.record(Event(now, actor, "lease.extended", who.user, who.server, lease.id, lease.gpus, detail))
     left = lab.config.reclaim.extensions - fresh.extensions
     return {"safe_until": _second(fresh.safe_until), "ends": _second(ends or lease.ends), "extensions_left": left}
 

@@ -218,6 +218,7 @@ def test_a_press_of_extend_in_the_middle_of_a_round_wins(world, monkeypatch):
     world.minutes(5)
     assert world.hub.stopped == []
     assert world.ledger.watches()[lease.id].extensions == 1
+    assert ("ana", "lease.extended") in {(event.actor, event.action) for event in world.ledger.events(user="ana")}
     # ... and an extension that comes after the stop was asked for says so.
     monkeypatch.setattr(world.reclaimer, "_decide", real)
     world.minutes(270)
