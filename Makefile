@@ -15,7 +15,6 @@ endif
 # The suites, cheapest first: the first failure should be the one that is quickest to understand.
 FAST_SUITES := tests/test_architecture.py tests/test_docs.py tests/unit tests/auth
 SUITES := $(FAST_SUITES) tests/machine tests/contract tests/engine tests/images tests/hub tests/chaos tests/notebooks tests/browser tests/quickstart
-PYTEST := $(PY) -m pytest -p no:cacheprovider
 
 .PHONY: help
 help: ## list the targets
@@ -60,7 +59,7 @@ test: ## everything tested
 .PHONY: test-fast
 test-fast: dev ## what needs no engine, in under a minute
 	@scripts/setup.sh proxy
-	@$(PYTEST) $(wildcard $(FAST_SUITES))
+	@scripts/test-fast.sh $(wildcard $(FAST_SUITES))
 
 .PHONY: test-full
 test-full: ## everything tested, with what is too slow for every day
