@@ -25,7 +25,7 @@ def chaos(tmp_path_factory: pytest.TempPathFactory, engine: Engine, request: pyt
         with WatchedRelay(files.folder / "engine.sock") as relay, pytest.MonkeyPatch.context() as patch:
             patch.setenv("DOCKER_HOST", relay.url)
             with running_hub(files, engine, lambda: request.node.stash.get(OUTCOME, False)) as hub:
-                ana = tiny_lab.Steering(hub.config.mounts.models, "ana")
+                ana = tiny_lab.Cues(hub.config.mounts.models, "ana")
                 world = Chaos(hub, relay, Bystander.start(hub, "bo"), ana)
                 yield world
                 world.ready(running=False)

@@ -28,7 +28,7 @@ class Clocked:
 
     hub: HubProcess
     clock: Clock
-    ana: tiny_lab.Steering
+    ana: tiny_lab.Cues
     token: str
     released: str
 
@@ -53,7 +53,7 @@ def clocked(
         monkeypatch.setenv(name, value)
     lab_files.edit(image=tiny_lab.load(engine.client, lab_files.name), **{**LIMITS, "limits__http_seconds": 60})
     with running_hub(lab_files, engine, lambda: request.node.stash.get(OUTCOME, False), CONFIGURATION) as hub:
-        ana = tiny_lab.Steering(hub.config.mounts.models, "ana")
+        ana = tiny_lab.Cues(hub.config.mounts.models, "ana")
         token = hub.token("ana")
         hub.start_lab("ana", token, "cpu")
         (lease,) = hub.leases()

@@ -28,7 +28,7 @@ from spawner.runtime import Lab
 from spawner.services.settler import PERIOD_SECONDS
 from spawner.settlement import Patience
 from tests.support.hub import HubProcess
-from tests.support.tiny_lab import Steering
+from tests.support.tiny_lab import Cues
 from tests.support.watched_relay import Phase, Trap, WatchedRelay
 
 # Time that a loaded two-core machine takes for what should take none: a container's end, a round of settlement.
@@ -110,7 +110,7 @@ class Chaos:
     hub: HubProcess
     relay: WatchedRelay
     bystander: Bystander
-    ana: Steering
+    ana: Cues
     threads: list[threading.Thread] = field(default_factory=list)
 
     @property

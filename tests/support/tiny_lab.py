@@ -48,7 +48,7 @@ def load(client: docker.APIClient, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Steering:
+class Cues:
     """The labs of one person, steered through the models folder of the host."""
 
     models: Path
