@@ -32,7 +32,8 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run by its path, Python looks beside this file only; the bench and the tests import it from the root.
+# Run by its path, Python looks beside this file only; the bench and the tests import it from the root. E402: so the import
+# comes after the path is set.
 sys.path.insert(0, str(ROOT))
 from scripts.apt_archive import KEYRING, debian_mirror, with_apts_proxy  # noqa: E402
 

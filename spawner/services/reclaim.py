@@ -20,6 +20,7 @@ from urllib.parse import quote
 from spawner.services import loop
 
 # Before the parts are imported, which takes a second: a hub that is ended in its first one interrupts its services.
+# E402: so these imports come after it.
 _asked_to_end = loop.stop_on_signals() if __name__ == "__main__" else threading.Event()
 
 import requests  # noqa: E402
