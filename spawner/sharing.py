@@ -68,6 +68,19 @@ def suitable(gpus: Iterable[Gpu], request: GpuRequest) -> list[Gpu]:
     return [gpu for gpu in gpus if (not models or gpu.model in models) and suits(gpu, request)]
 
 
+def near(gpus: Sequence[Gpu], request: GpuRequest) -> list[Gpu]:
+    """The units that suit a request, and the MIG instances that they are split into: all that its choice can depend on."""
+    found = suitable(gpus, request)
+    split = [gpu for gpu in gpus if gpu.parent] if request.sharing == "exclusive" else ()
+    whole = {gpu.uuid for gpu in found} if split else ()
+    return [*found, *(gpu for gpu in split if gpu.parent in whole)]
+
+
+def devices(gpus: Iterable[Gpu]) -> frozenset[str]:
+    """Names under which somebody may hold one of these units, in whatever shape; a seat is held under its device's."""
+    return frozenset(name for gpu in gpus for name in (gpu.device, gpu.parent) if name)
+
+
 def free(gpus: Iterable[Gpu], taken: Iterable[str], among: Sequence[Gpu] = ()) -> tuple[Gpu, ...]:
     """The units that no lease holds, not even in another shape.
 

@@ -80,11 +80,13 @@ class Requests(Tickets, Journal):
             theirs = live_tickets_of(connection, holder.user)
             mine = _at(theirs, holder)
             if mine and mine.state is TicketState.CLAIMED and _same(mine.request, request):
-                if self._end_unusable(connection, mine, usable, now):
-                    theirs = live_tickets_of(connection, holder.user)
-                    mine = _at(theirs, holder)
-                else:
-                    return self._take_claim(connection, mine, theirs, now, admit)
+                standing = standing_of(connection, holder, now, theirs)
+                claim = next((lease for lease in standing.leases if lease.id == mine.lease), None)
+                if claim and _usable(claim, usable):
+                    return self._take_claim(connection, mine, claim, standing, now, admit)
+                self._end_unusable(connection, mine, usable, now)
+                theirs = live_tickets_of(connection, holder.user)
+                mine = _at(theirs, holder)
             grant = admit(request, holder, standing_of(connection, holder, now, theirs))
             if mine and not _same(mine.request, request):
                 # The holder starts something else under this name: what waited for it has no lab left to become.
@@ -152,7 +154,7 @@ class Requests(Tickets, Journal):
                 ticket
                 for ticket in live_tickets(connection, _CLAIMED)
                 if (ticket.claim_until is not None and ticket.claim_until < now)
-                or not _usable(connection, ticket, in_circulation(gpus, all_marks(connection)))
+                or not _usable(one(connection, ticket.lease), in_circulation(gpus, all_marks(connection)))
             ]
 
         with self._transaction(write=False) as connection:
@@ -196,21 +198,19 @@ class Requests(Tickets, Journal):
 
     def _end_unusable(self, connection: sa.Connection, ticket: Ticket, usable: Sequence[Gpu], now: datetime) -> bool:
         """End a claim on GPUs that went out of circulation; the ticket did nothing wrong and waits on in its place."""
-        if _usable(connection, ticket, usable):
+        if _usable(one(connection, ticket.lease), usable):
             return False
         why = "a GPU of the claim went out of circulation"
         release(connection, ticket.lease, now, why, self.half_life, blameless=True)
         return True
 
     def _take_claim(
-        self, connection: sa.Connection, ticket: Ticket, theirs: Sequence[Ticket], now: datetime, admit: Admit
+        self, connection: sa.Connection, ticket: Ticket, claim: Lease, standing: Standing, now: datetime, admit: Admit
     ) -> Lease:
-        standing = standing_of(connection, ticket.holder, now, theirs)
-        others = tuple(lease for lease in standing.leases if lease.id != ticket.lease)
+        others = tuple(lease for lease in standing.leases if lease.id != claim.id)
         grant = admit(
             ticket.request, ticket.holder, Standing(others, standing.tickets, standing.gpu_seconds, standing.maintenance)
         )
-        claim = next(lease for lease in standing.leases if lease.id == ticket.lease)
         # A claim that has an end came of a restart: the life of that lab goes on, and does not begin anew.
         ends = claim.ends or _ends(grant, claim.gpus, now)
         lease = dataclasses.replace(claim, state=LeaseState.STARTING, in_flight=True, starting=now, ends=ends)
@@ -241,9 +241,11 @@ class Requests(Tickets, Journal):
         return ticket
 
 
-def _usable(connection: sa.Connection, ticket: Ticket, usable: Sequence[Gpu]) -> bool:
-    claim = one(connection, ticket.lease)
-    return bool(claim and claim.state is LeaseState.CLAIMED and set(claim.gpus) <= {gpu.uuid for gpu in usable})
+def _usable(claim: Lease | None, usable: Sequence[Gpu]) -> bool:
+    if claim is None or claim.state is not LeaseState.CLAIMED:
+        return False
+    wanted = set(claim.gpus)
+    return wanted == {gpu.uuid for gpu in usable if gpu.uuid in wanted}
 
 
 def _at(theirs: Iterable[Ticket], holder: Holder) -> Ticket | None:
@@ -269,9 +271,10 @@ def _pick(
     # Whose turn it is, the line says within a second. Only a request for GPUs that nobody waits for goes past it.
     if not others_wait(connection, request, usable, mine):
         try:
-            # What is taken is all that the choice needs; who holds it, only a refusal tells.
-            held = Lease("", Holder(""), "", taken(connection), LeaseState.BOUND, datetime.min)
-            return choose(request, usable, (held,))
+            # What is taken of what suits is all that the choice needs; who holds it, only a refusal tells.
+            near = sharing.near(usable, request)
+            units = taken(connection, sharing.devices(near))
+            return choose(request, near, (Lease("", Holder(""), "", units, LeaseState.BOUND, datetime.min),))
         except NoGpuFree:
             if not wait:
                 return choose(request, usable, active(connection))

@@ -31,6 +31,13 @@ class Store:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        # Made once: an option that is set on each connection costs a request more than its commit's words do.
+        reading: dict[str, Any] = {_READS: True}
+        if engine.dialect.name == "postgresql":
+            # Several questions of one reader see one state, as they do in SQLite. A writer must not: its picture would be from
+            # before it waited for its turn.
+            reading["isolation_level"] = "REPEATABLE READ"
+        self._reader = engine.execution_options(**reading)
 
     @classmethod
     def open(cls: type[S], url: str, busy_seconds: float = 10.0) -> S:
@@ -104,13 +111,8 @@ class Store:
 
     @contextmanager
     def _transaction(self, write: bool = True) -> Iterator[sa.Connection]:
-        options: dict[str, Any] = {_READS: not write}
-        if not write and self._engine.dialect.name == "postgresql":
-            # Several questions of one reader see one state, as they do in SQLite. A writer must not: its picture would be from
-            # before it waited for its turn.
-            options["isolation_level"] = "REPEATABLE READ"
         try:
-            with self._engine.connect().execution_options(**options) as connection, connection.begin():
+            with (self._engine if write else self._reader).connect() as connection, connection.begin():
                 if write and connection.dialect.name == "postgresql":
                     # Writers queue here, so what `admit` and `choose` saw is still true at commit.
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(7203)"))
