@@ -58,7 +58,9 @@ def configure(c: Any, file: str, env: Mapping[str, str]) -> None:
         config = labfile.load(file, env)
         prepare_folders(config)
         # Opened here so that a ledger that cannot be used stops the hub: without it every running lab would be forgotten.
-        metrics.register(open_lab(str(Path(file).resolve())))
+        lab = open_lab(str(Path(file).resolve()))
+        lab.ledger.note_settings(labfile.settings(file), lab.clock())
+        metrics.register(lab)
         gateway = _gateway(config)
         _hub(c, config, str(Path(file).resolve()), gateway)
         _proxy(c, config)

@@ -7,7 +7,8 @@ Owns loading, line numbers, the sentences of refusals and the two environment ov
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,27 @@ def load(path: str | Path, env: Mapping[str, str] | None = None) -> LabConfig:
     if len(raw) > MAX_BYTES:
         raise ConfigError(str(path), 0, f"The file has {len(raw)} bytes; at most {MAX_BYTES} are read.")
     return parse(raw, str(path), file.resolve().parent, env or {})
+
+
+def settings(path: str | Path) -> dict[str, str]:
+    """What its author wrote in lab.yaml: key, with dots → value as JSON; no default is filled in.
+
+    Raises:
+        ConfigError: the file cannot be read or is not YAML.
+    """
+    try:
+        data, _lines = _read_yaml(Path(path).read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigError(str(path), 0, f"The file cannot be read ({error.strerror}).", _WHERE) from None
+    return dict(_flat(data, ()))
+
+
+def _flat(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, (*keys, str(key)))
+    elif keys:
+        yield ".".join(keys), json.dumps(value, default=str, ensure_ascii=False)
 
 
 _WHERE = "Give the path of lab.yaml in GPULAB_CONFIG, or run from the folder that has it."

@@ -6,15 +6,21 @@ Owns reading names and durations. Never keeps or logs a token: it is printed onc
 from __future__ import annotations
 
 import argparse
+import os
+import pwd
 import re
 import sys
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 from spawner import labfile
 from spawner.auth import DAY, MAX_TOKEN_SECONDS, NAME_PATTERN, NAME_RULE
-from spawner.errors import RequestError
+from spawner.commands.gpus import opened
+from spawner.errors import LabError, RequestError
 from spawner.hub_api import HubApi, Minted, Revoked
+from spawner.model import LabConfig
+from spawner.records import Event
 
 DEFAULT_EXPIRY = "30d"
 # A one-time token is typed off a screen within the day.
@@ -50,17 +56,41 @@ def run(words: argparse.Namespace, env: Mapping[str, str]) -> int:
         raise RequestError("--revoke only takes away; it goes with no other option.", f"Run: gpulab token --revoke {name}")
     default = DEFAULT_ONE_TIME_EXPIRY if words.one_time else DEFAULT_EXPIRY
     seconds = parse_duration(default if words.expires is None else words.expires)
-    hub = HubApi.of(labfile.load(words.config, env))
+    config = labfile.load(words.config, env)
+    hub = HubApi.of(config)
     try:
         if words.revoke:
-            print(_told(hub.revoke(name)), file=sys.stderr)
+            revoked = hub.revoke(name)
+            _record(config, "token.revoked", name, {"tokens": revoked.count})
+            print(_told(revoked), file=sys.stderr)
             return 0
         minted = hub.mint(name, admin=words.admin, one_time=words.one_time, seconds=seconds)
     finally:
         hub.close()
+    facts = {"admin": minted.admin, "new person": minted.created, "for one login": words.one_time, "ends in": _long(seconds)}
+    _record(config, "token.made", name, facts)
     print(_said(minted, hub.url, one_time=words.one_time, seconds=seconds), file=sys.stderr)
     print(minted.token)
     return 0
+
+
+def _record(config: LabConfig, action: str, name: str, facts: Mapping[str, object]) -> None:
+    # What was done is done: a journal that cannot be written is told, and takes nothing back.
+    told = {key: value for key, value in facts.items() if value is not False}
+    try:
+        with opened(config) as ledger:
+            if ledger:
+                ledger.record(Event(datetime.now(timezone.utc), _who(), action, name, detail=told))
+    except LabError as error:
+        print(f"The journal does not have this: {error.message}", file=sys.stderr)
+
+
+def _who() -> str:
+    try:
+        account = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        account = str(os.getuid())
+    return f"{account} on the host"
 
 
 def parse_name(text: str) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from spawner.ledger.care import Care
 from spawner.ledger.requests import Admit, Choose, Line, Requests, Turn
+from spawner.ledger.settings import Settings
 from spawner.ledger.tables import SCHEMA_VERSION
 from spawner.ledger.usage import REFUSED, Usage
 
 __all__ = ["REFUSED", "SCHEMA_VERSION", "Admit", "Choose", "Ledger", "Line", "Turn"]
 
 
-class Ledger(Requests, Usage, Care):
+class Ledger(Requests, Usage, Care, Settings):
     """An opened ledger; safe to use from several threads and processes at once.
 
     All times are aware datetimes in UTC. Every method raises `LedgerError` when the database does not answer.

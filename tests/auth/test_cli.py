@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spawner import cli
+from spawner import cli, labfile
 from spawner.auth import MAX_TOKEN_SECONDS
 from spawner.commands import audit, gpus
 from spawner.commands.token import parse_duration, parse_name
@@ -119,6 +121,37 @@ def test_token_revoke_ends_tokens_and_sessions_and_may_be_repeated(
     assert f"Took 2 tokens and browser sessions of {name} away." in err
     assert not browser.signed_in
     assert gpulab(*config, "token", "--revoke", name)[0] == 0
+
+
+@pytest.fixture
+def journal(hub: AuthHub) -> Iterator[Path]:
+    """The ledger of the hub's lab, made for one test."""
+    file = Path(labfile.load(hub.folder / "lab.yaml").ledger_url.removeprefix("sqlite:///"))
+    Ledger.open(f"sqlite:///{file}").close()
+    yield file
+    for left in file.parent.glob(file.name + "*"):
+        left.unlink()
+
+
+def test_who_made_and_revoked_tokens_stands_in_the_journal(hub: AuthHub, gpulab: Run, journal: Path, name: str) -> None:
+    config = ("--config", str(hub.folder / "lab.yaml"))
+    _, token, _ = gpulab(*config, "token", name, "--admin", "--expires", "12h")
+    gpulab(*config, "token", "--revoke", name)
+    _, out, _ = gpulab(*config, "audit", "--user", name, "--json")
+    made, revoked = (json.loads(line) for line in out.splitlines())
+    assert (made["action"], revoked["action"]) == ("token.made", "token.revoked")
+    assert made["detail"] == {"admin": True, "new person": True, "ends in": "12 hours"}
+    assert revoked["detail"] == {"tokens": 1}
+    assert made["by"] == revoked["by"] == f"{pwd.getpwuid(os.getuid()).pw_name} on the host"
+    assert token.strip() not in out
+
+
+def test_a_journal_that_cannot_be_written_takes_no_token_back(hub: AuthHub, gpulab: Run, journal: Path, name: str) -> None:
+    journal.write_bytes(b"this is no database" * 100)
+    code, out, err = gpulab("--config", str(hub.folder / "lab.yaml"), "token", name)
+    assert code == 0
+    assert "The journal does not have this: The lease ledger cannot be used" in err
+    assert hub.api("GET", "/user", out.strip()).json()["name"] == name
 
 
 def test_token_revoke_of_a_stranger_says_so(hub: AuthHub, gpulab: Run, name: str) -> None:
