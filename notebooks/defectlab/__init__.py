@@ -1,15 +1,28 @@
 """defectlab: the small library behind the starter notebooks. Read it, copy from it.
 
-    folders    what a data set looks like on disk: written whole or not at all, checkable afterwards
-    defects    scratches, cracks, blobs, pits, stains and smears, drawn into an image together with their pixel masks
-    textures   the default data set: real CC0 textures with such defects
-    data       from a folder to arrays; splits that do not leak
-    model      a small network that says whether there is a defect, and where
-    train      the training loop
-    metrics    numbers that say what they rest on
-    plots      labelled plots
-    store      a trained model as a file, with what it was trained on
-    lab        what this lab gives you: CPUs, memory, GPUs
+    folders     what a data set looks like on disk: written whole or not at all, checkable afterwards
+    defects     scratches, cracks, blobs, pits, stains and smears, drawn into an image together with their pixel masks
+    textures    the default data set: real CC0 textures with such defects
+    data        from a folder to arrays; splits that do not leak
+    transforms  variation: turned, moved, in other light; masks follow
+    backbone    EfficientNet-Lite0 with what it learnt on ImageNet, from a package and without network
+    features    that network used as it is, and a logistic regression on what it sees
+    model       networks that say whether there is a defect, and where
+    train       the training loop: seeds, precision, going on after an interruption
+    precision   fp32, TF32, bf16 and fp16, spelled right on CPU and GPU
+    checkpoint  the file that a training goes on from
+    anomaly     finding what is unusual, from good parts alone
+    metrics     numbers that say what they rest on
+    pixels      the same for maps against masks: PRO and pixel AUROC
+    plots       labelled plots
+    monitor     a training that goes on beside the notebook
+    widgets     parts that answer: threshold, masks, a training on its way
+    store       a trained model as a file, with what it was trained on
+    export      ONNX, torch.export, TorchScript, each compared with the network
+    manifest    the sealed slip of paper that goes to the line with a model
+    latency     how long one image takes, at the 99th percentile
+    lab         what this lab gives you: CPUs, memory, GPUs
+    files       files that are whole or not there
 
 `python -m defectlab data textures --out FOLDER` writes the default data set, `python -m defectlab data verify FOLDER`
 checks any. Nothing here uses the network, and nothing is imported before it is used: PyTorch only by the parts that need it.

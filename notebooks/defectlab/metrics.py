@@ -8,13 +8,13 @@ share of good parts that do. A scores array has one number per image, a high one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 LEVEL = 0.95
 
@@ -79,6 +79,23 @@ class OperatingPoint:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure and how far the truth may be from it.
+
+    Attributes:
+        value: the figure on all images.
+        low, high: where it lies in the middle `LEVEL` of the draws.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} ({LEVEL:.0%} interval {self.low:.1%} to {self.high:.1%})"
+
+
 def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Confusion:
     """Count at a threshold.
 
@@ -135,6 +152,52 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Chance that a defect scores higher than a good part, both drawn at random; a tie counts half."""
     bad, numbers = _pair(labels, scores)
     return float(roc_auc_score(bad, numbers))
+
+
+def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Mean precision over the defects, each at the threshold that just catches it; guessing gives the share of defects."""
+    bad, numbers = _pair(labels, scores)
+    return float(average_precision_score(bad, numbers))
+
+
+def recall_at(labels: ArrayLike, scores: ArrayLike, rate: float) -> float:
+    """Recall at the lowest threshold with at most this false-alarm rate, with hindsight: as papers report it."""
+    return operating_point(labels, scores, rate).counts.recall
+
+
+def bootstrap(
+    figure: Callable[[NDArray[np.bool_], NDArray[np.float64]], float],
+    labels: ArrayLike,
+    scores: ArrayLike,
+    *,
+    groups: Sequence[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """A figure with an interval from drawing the images again, with repetition.
+
+    Args:
+        figure: such as `auroc`, or `lambda labels, scores: recall_at(labels, scores, 0.01)`.
+        labels: True where there is a defect.
+        scores: one per label.
+        groups: one name per image: whole groups are drawn then, because images of one group resemble each other and do not
+            count as so many independent ones. Mostly that makes the interval wider, and more honest.
+        draws: how often to draw.
+        seed: start of the random numbers.
+    """
+    bad, numbers = _pair(labels, scores)
+    rng = np.random.default_rng(seed)
+    names = np.arange(len(bad)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    members = np.split(np.argsort(names, kind="stable"), np.cumsum(np.bincount(names))[:-1])
+    found: list[float] = []
+    for _ in range(draws):
+        drawn = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        # A draw without a defect or without a good part says nothing.
+        if 0 < bad[drawn].sum() < len(drawn):
+            found.append(figure(bad[drawn], numbers[drawn]))
+    rest = (1.0 - LEVEL) / 2.0
+    low, high = np.quantile(found, [rest, 1.0 - rest]) if found else (np.nan, np.nan)
+    return Estimate(figure(bad, numbers), float(low), float(high))
 
 
 def roc(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

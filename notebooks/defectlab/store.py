@@ -7,20 +7,18 @@ do not load PyTorch. Never leaves half a file behind, and never runs code from a
 from __future__ import annotations
 
 import datetime
-import errno
 import hashlib
 import io
 import json
-import os
 import platform
-import secrets
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import torch
 
-from defectlab.model import DefectNet
+from defectlab import files
+from defectlab.model import Network, build
 
 FORMAT = 1
 
@@ -34,7 +32,7 @@ def file_name(user: str, name: str) -> str:
     return f"{quote(user, safe='')}-{name}"
 
 
-def save(model: DefectNet, folder: Path, name: str, card: dict[str, Any]) -> Path:
+def save(model: Network, folder: Path, name: str, card: dict[str, Any]) -> Path:
     """Write a model and its card; a model of that name is replaced.
 
     Args:
@@ -52,7 +50,7 @@ def save(model: DefectNet, folder: Path, name: str, card: dict[str, Any]) -> Pat
     card = {
         "format": FORMAT,
         "name": name,
-        "network": {"class": type(model).__name__, "width": model.width, "worst": model.worst},
+        "network": model.recipe,
         "made": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "made_with": {"torch": torch.__version__, "python": platform.python_version()},
         **card,
@@ -64,14 +62,14 @@ def save(model: DefectNet, folder: Path, name: str, card: dict[str, Any]) -> Pat
     whole = {**card, "file": path.name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(path, content.getvalue())
-        _replace(path.with_suffix(".json"), (json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode())
+        files.replace(path, content.getvalue())
+        files.replace(path.with_suffix(".json"), (json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode())
     except OSError as error:
-        raise StoreError(_sentence(error, folder)) from error
+        raise StoreError(files.sentence(error, folder, "the model", "set GPULAB_MODELS to another folder")) from error
     return path
 
 
-def load(path: Path) -> tuple[DefectNet, dict[str, Any]]:
+def load(path: Path) -> tuple[Network, dict[str, Any]]:
     """Read a model and its card.
 
     Raises:
@@ -80,8 +78,7 @@ def load(path: Path) -> tuple[DefectNet, dict[str, Any]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         card: dict[str, Any] = json.loads(content["card"])
-        network = card["network"]
-        model = DefectNet(width=network["width"], worst=network["worst"])
+        model = build(card["network"])
         model.load_state_dict(content["weights"])
     except FileNotFoundError:
         raise StoreError(f"There is no model {path}.") from None
@@ -89,24 +86,3 @@ def load(path: Path) -> tuple[DefectNet, dict[str, Any]]:
         # PyTorch raises a dozen kinds of error on a damaged file.
         raise StoreError(f"{path} cannot be read as a model of this library ({type(error).__name__}).") from error
     return model.eval(), card
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            # A NAS that says yes and then loses power must not leave an empty model under the good name.
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _sentence(error: OSError, folder: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk of {folder} is full, so the model was not written: free some space and run this again."
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{folder} cannot be written to by you, so the model was not written: set GPULAB_MODELS to another folder."
-    return f"The model could not be written to {folder} ({error.strerror or error})."

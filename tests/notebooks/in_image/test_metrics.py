@@ -9,7 +9,7 @@ from defectlab import metrics
 from defectlab.metrics import Confusion
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 LABELS = [0, 0, 0, 0, 1, 1, 1]
 SCORES = [0.1, 0.2, 0.3, 0.8, 0.3, 0.7, 0.9]
@@ -130,3 +130,51 @@ def test_interval_holds_the_rate(hits: int, tries: int) -> None:
     hits = min(hits, tries)
     low, high = metrics.interval(hits, tries)
     assert 0.0 <= low <= hits / tries <= high <= 1.0
+
+
+# --- against scikit-learn, and by drawing again
+
+PAIRS = st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])), min_size=2, max_size=60).filter(
+    lambda pairs: 0 < sum(bad for bad, _ in pairs) < len(pairs)
+)
+
+
+@given(pairs=PAIRS)
+def test_areas_are_scikit_learns_also_with_ties(pairs: list[tuple[bool, float]]) -> None:
+    bad, scores = [p[0] for p in pairs], [p[1] for p in pairs]
+    assert metrics.auroc(bad, scores) == pytest.approx(roc_auc_score(bad, scores))
+    assert metrics.average_precision(bad, scores) == pytest.approx(average_precision_score(bad, scores))
+
+
+@given(pairs=PAIRS, rate=st.sampled_from([0.0, 0.01, 0.1, 0.33, 1.0]))
+def test_recall_at_a_rate_is_read_off_scikit_learns_curve(pairs: list[tuple[bool, float]], rate: float) -> None:
+    bad, scores = [p[0] for p in pairs], [p[1] for p in pairs]
+    rates, recalls, _ = roc_curve(bad, scores, drop_intermediate=False)
+    assert metrics.recall_at(bad, scores, rate) == pytest.approx(recalls[rates <= rate + 1e-9].max())
+
+
+@given(pairs=PAIRS, seed=st.integers(0, 100))
+def test_the_interval_is_the_same_for_the_same_seed_and_in_order(pairs: list[tuple[bool, float]], seed: int) -> None:
+    bad, scores = [p[0] for p in pairs], [p[1] for p in pairs]
+    one, other = (metrics.bootstrap(metrics.auroc, bad, scores, draws=20, seed=seed) for _ in range(2))
+    assert (one.low, one.high) == pytest.approx((other.low, other.high), nan_ok=True)
+    assert math.isnan(one.low) or 0 <= one.low <= one.high <= 1
+    assert one.value == metrics.auroc(bad, scores)
+
+
+def test_drawing_again_gives_about_the_exact_interval() -> None:
+    bad = np.array([True] * 200 + [False] * 200)
+    scores = np.concatenate([np.where(np.arange(200) < 180, 1.0, 0.0), np.zeros(200)])
+    found = metrics.bootstrap(lambda b, s: metrics.recall_at(b, s, 0.01), bad, scores)
+    assert (found.low, found.high) == pytest.approx(metrics.interval(180, 200), abs=0.015)
+    assert str(found).startswith("90.0% (95% interval 8")
+
+
+def test_groups_make_the_interval_wider() -> None:
+    rng = np.random.default_rng(0)
+    groups = [f"g{i // 20}" for i in range(400)]
+    bad = np.repeat(rng.random(20) < 0.5, 20)
+    scores = bad + np.repeat(rng.normal(0, 1.0, 20), 20)
+    alone = metrics.bootstrap(metrics.auroc, bad, scores, draws=300)
+    together = metrics.bootstrap(metrics.auroc, bad, scores, groups=groups, draws=300)
+    assert together.high - together.low > 2 * (alone.high - alone.low)

@@ -4,20 +4,22 @@ import hashlib
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from defectlab import store
-from defectlab.model import DefectNet
+from defectlab.model import DefectNet, LiteDefectNet, Network
 from defectlab.store import StoreError
 
 CARD = {"threshold": 0.5, "data": {"name": "textures", "digest": "abc"}}
 
 
-def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [lambda: DefectNet(width=8), LiteDefectNet], ids=["small", "lite"])
+def test_a_model_comes_back_as_it_was(tmp_path: Path, kind: Callable[[], Network]) -> None:
     torch.manual_seed(0)
-    model, images = DefectNet(width=8).eval(), torch.rand(3, 1, 48, 48)
+    model, images = kind().eval(), torch.rand(3, 1, 48, 48)
     path = store.save(model, tmp_path / "models", "ana-first", CARD)
     again, card = store.load(path)
     assert torch.equal(model(images)[0], again(images)[0])
