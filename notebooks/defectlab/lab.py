@@ -98,6 +98,18 @@ def models_folder(env: Mapping[str, str] | None = None) -> Path:
     return Path((os.environ if env is None else env).get("GPULAB_MODELS") or "/workspace/models")
 
 
+def cache_folder(env: Mapping[str, str] | None = None) -> Path:
+    """Where to keep what can be made again, such as features and checkpoints: in the home, so that it outlives the lab."""
+    env = os.environ if env is None else env
+    return Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or "/tmp") / ".cache") / "defectlab"  # noqa: S108
+
+
+def hub_path(page: str, env: Mapping[str, str] | None = None) -> str:
+    """The address of one of the hub's pages, such as `home` or `gpus`, as seen from this lab's own."""
+    env = os.environ if env is None else env
+    return f"{env.get('JUPYTERHUB_BASE_URL') or '/'}hub/{page}"
+
+
 def user(env: Mapping[str, str] | None = None) -> str:
     """Who works here, as the hub calls them."""
     env = os.environ if env is None else env

@@ -3,9 +3,9 @@
 Owns the thread that trains, how far it is, and the file that says so. Never draws (`widgets` does), and never loses a training
 because a browser went away: the thread is the kernel's, and a checkpoint outlives even that.
 
-    work = monitor.start(lambda watch: train.fit(network, …, progress=False, watch=watch), log="run.jsonl")
-    widgets.training(work)       # shows it; may be run again after a reload of the browser, as often as you like
-    history = work.result()      # waits for the end
+    training = monitor.start(train.fit, network, …, progress=False, log="run.jsonl")
+    widgets.TrainingMonitor(training)   # shows it; may be run again after a reload of the browser, as often as you like
+    history = training.result()         # waits for the end
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from defectlab.train import History, Progress, Stopped, Watch
 
@@ -48,7 +49,7 @@ class State:
 class Training:
     """A training in a thread of this kernel; see `start`."""
 
-    def __init__(self, work: Callable[[Watch], History], log: Path | None) -> None:
+    def __init__(self, work: Callable[[Watch], History], log: Path | None = None) -> None:
         self._work, self._log = work, log
         self._lock = threading.Lock()
         self._word, self._error = "starting", ""
@@ -138,14 +139,19 @@ class Training:
             self._log = None
 
 
-def start(work: Callable[[Watch], History], *, log: Path | str | None = None) -> Training:
+def start(work: Callable[..., History], *words: Any, log: Path | str | None = None, **named: Any) -> Training:
     """Begin a training beside the notebook.
 
     Args:
-        work: trains; is given what to tell of every step, see `train.fit`.
+        work: trains, such as `train.fit`. Beside what is given here it gets `watch`, which it has to tell of every step.
+        words, named: what else it gets.
         log: a file to which a line is added every second.
     """
-    return Training(work, None if log is None else Path(log))
+
+    def watched(watch: Watch) -> History:
+        return work(*words, **named, watch=watch)
+
+    return Training(watched, None if log is None else Path(log))
 
 
 def read(log: Path | str) -> list[tuple[str, Progress]]:

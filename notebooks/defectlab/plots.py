@@ -174,6 +174,50 @@ def recall_bars(found: Mapping[str, tuple[int, int]], title: str) -> Plot:
 
 
 @_styled
+def bars(found: Mapping[str, float], title: str, label: str, mark: float | None = None, mark_label: str = "") -> Plot:
+    """One bar per name; a dotted line marks a claim or a limit to compare with."""
+    figure, axis = _one(6.4, 0.42 * len(found) + 1.2)
+    drawn = axis.barh(range(len(found)), list(found.values()), color=GOOD, alpha=0.85, height=0.62)
+    axis.bar_label(drawn, fmt="{:.3g}", padding=3, fontsize=9)
+    axis.set_yticks(range(len(found)), list(found))
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.set(title=title, xlabel=label)
+    if mark is not None:
+        axis.axvline(mark, color=DEFECT, linestyle=":", linewidth=1.5, label=mark_label)
+        axis.legend(loc="lower right")
+    axis.grid(visible=False, axis="y")
+    return figure
+
+
+@_styled
+def lines(found: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, xlabel: str, ylabel: str) -> Plot:
+    """One line per name, each its x and its y values."""
+    figure, axis = _one(6.4, 3.4)
+    styles = (GOOD, DEFECT, INK, QUIET)
+    for number, (name, (x, y)) in enumerate(found.items()):
+        dashes = "-" if number < len(styles) else "--"
+        axis.plot(x, y, color=styles[number % len(styles)], linestyle=dashes, marker="o", markersize=3, label=name)
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axis.legend()
+    return figure
+
+
+@_styled
+def two_histograms(labels: ArrayLike, scores: ArrayLike, threshold: float, title: str) -> Plot:
+    """How the scores of good parts and of defects lie, and the threshold between them."""
+    figure, axis = _one(6.4, 3.0)
+    bad, numbers = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=float)
+    edges = np.linspace(numbers.min(), numbers.max(), 41)
+    axis.hist(numbers[~bad], bins=edges, color=GOOD, alpha=0.7, label=f"good ({int((~bad).sum())})")
+    axis.hist(numbers[bad], bins=edges, color=DEFECT, alpha=0.6, hatch="//", label=f"defective ({int(bad.sum())})")
+    axis.axvline(threshold, color=INK, linestyle=":", label=f"threshold {threshold:.3g}")
+    axis.set(title=title, xlabel="score (higher means more unusual)", ylabel="images")
+    axis.legend()
+    return figure
+
+
+@_styled
 def what_it_saw(
     data: DataSet, maps: NDArray[np.float32], scores: ArrayLike, indices: Sequence[int], titles: Sequence[str]
 ) -> Plot:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -154,3 +155,22 @@ def test_a_damaged_image_is_named(copy: Path) -> None:
     victim.write_bytes(victim.read_bytes()[:100])
     with pytest.raises(DataError, match=victim.name):
         data.load(copy, progress=False)
+
+
+def test_joined_sets_are_one_after_the_other(tiny: data.DataSet) -> None:
+    one, other = tiny.take(range(10)), tiny.take(range(10, 30))
+    both = data.join(one, other)
+    assert np.array_equal(both.images, tiny.images[:30])
+    assert both.masks is not None
+    assert tiny.masks is not None
+    assert np.array_equal(both.masks, tiny.masks[:30])
+    assert both.records == tiny.records[:30]
+    assert both.digest not in (one.digest, data.join(other, other, one).digest)
+
+
+def test_what_does_not_fit_is_not_joined(tiny: data.DataSet) -> None:
+    small = dataclasses.replace(tiny, images=tiny.images[:, :48, :48])
+    blind = dataclasses.replace(tiny, masks=None)
+    for other in (small, blind):
+        with pytest.raises(DataError, match="of one size"):
+            data.join(tiny, other)

@@ -99,3 +99,13 @@ def test_folders_and_user_come_from_the_environment() -> None:
 
 def test_shared_memory_is_measured() -> None:
     assert lab.look({}).shm > 0
+
+
+def test_what_can_be_made_again_is_kept_in_the_home() -> None:
+    assert lab.cache_folder({"HOME": "/home/engineer"}) == Path("/home/engineer/.cache/defectlab")
+    assert lab.cache_folder({"HOME": "/home/engineer", "XDG_CACHE_HOME": "/fast"}) == Path("/fast/defectlab")
+
+
+def test_the_hubs_pages_are_below_its_base() -> None:
+    assert lab.hub_path("gpus", {}) == "/hub/gpus"
+    assert lab.hub_path("home", {"JUPYTERHUB_BASE_URL": "/lab/"}) == "/lab/hub/home"

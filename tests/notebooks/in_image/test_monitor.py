@@ -59,7 +59,7 @@ def test_a_stop_ends_it_at_the_next_step() -> None:
 
 
 def test_a_failure_is_told_and_not_lost() -> None:
-    def work(_: Watch) -> History:
+    def work(watch: Watch) -> History:
         raise ValueError("the images are gone")
 
     training = monitor.start(work)
@@ -90,6 +90,14 @@ def test_a_log_with_a_torn_line_is_read_without_it(tmp_path: Path) -> None:
     log.write_text(log.read_text() + '{"word": "running", "epo\n[]\n')
     assert monitor.read(log) == whole
     assert monitor.read(tmp_path / "none") == []
+
+
+def test_what_else_is_given_reaches_the_work() -> None:
+    def work(epochs: int, *, rate: float, watch: Watch) -> History:
+        watch(at(1))
+        return History([rate] * epochs)
+
+    assert monitor.start(work, 3, rate=0.5).result().train_loss == [0.5, 0.5, 0.5]
 
 
 def test_the_time_that_remains() -> None:

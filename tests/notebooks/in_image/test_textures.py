@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -114,6 +115,39 @@ def test_default_difficulty_is_not_trivial(default_images: data.DataSet, rule: s
     for chosen in (sources != "", *(sources == source for source in textures.PHOTOGRAPHS)):
         area = metrics.auroc(default_images.labels[chosen], values[chosen])
         assert max(area, 1 - area) < 0.80
+
+
+# --- more of the same
+
+
+def test_more_images_come_from_the_same_tiles_and_are_others(tiny: data.DataSet) -> None:
+    parts = data.split(tiny)
+    extra = textures.more(parts.train, 6, progress=False)
+    assert {record.group for record in extra.records} == {record.group for record in parts.train.records}
+    assert len(extra) == 6 * len({record.group for record in parts.train.records})
+    assert extra.labels.mean() == pytest.approx(0.5)
+    assert extra.masks is not None
+    assert (extra.masks.any(axis=(1, 2)) == extra.labels).all()
+    seen = {image.tobytes() for image in tiny.images}
+    assert not any(image.tobytes() in seen for image in extra.images)
+    assert not data.leaks(data.Split(data.join(parts.train, extra), parts.validation, parts.test))
+
+
+def test_more_is_the_same_for_the_same_seed(tiny: data.DataSet) -> None:
+    some = data.split(tiny).validation
+    one, other, third = (textures.more(some, 2, seed=seed, progress=False) for seed in (1, 1, 2))
+    assert (one.images == other.images).all()
+    assert one.digest == other.digest != third.digest
+    assert (one.images != third.images).any()
+
+
+def test_more_of_something_else_is_refused(tiny: data.DataSet) -> None:
+    stranger = tiny.take([0])
+    stranger = dataclasses.replace(stranger, name="elpv", records=(dataclasses.replace(stranger.records[0], group="cell-7"),))
+    with pytest.raises(DataError, match="elpv was not cut from these photographs"):
+        textures.more(stranger, 2)
+    with pytest.raises(DataError, match="choose one of easy"):
+        textures.more(tiny, 2, difficulty="nightmare")
 
 
 # --- written whole or not at all

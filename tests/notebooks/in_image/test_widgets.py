@@ -126,7 +126,7 @@ def test_the_monitor_follows_and_stops(maps: np.ndarray) -> None:
 
 
 def test_a_failed_training_says_why_and_is_no_markup() -> None:
-    def work(_: Watch) -> History:
+    def work(watch: Watch) -> History:
         raise ValueError("<b>no data</b>")
 
     training = monitor.start(work)
