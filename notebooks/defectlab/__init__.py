@@ -21,6 +21,9 @@
     export      ONNX, torch.export, TorchScript, each compared with the network
     manifest    the sealed slip of paper that goes to the line with a model
     latency     how long one image takes, at the 99th percentile
+    launch      a script on several processes of this machine
+    usage       what your lab uses at this moment
+    panel       the same, live in a notebook
     lab         what this lab gives you: CPUs, memory, GPUs
     files       files that are whole or not there
 

@@ -103,6 +103,28 @@ class LiteDefectNet(nn.Module):
         return {"class": "LiteDefectNet", "worst": self.worst}
 
 
+class FourSides(nn.Module):
+    """Any of these networks, looking at a square image from four sides and taking the mean of what it says.
+
+    What a network is unsure of it says differently when the image is turned; a real defect stays. Four times the work, and
+    nothing to learn. For images that have no upper side, such as surfaces.
+
+    Args:
+        network: what looks.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Score square images; see `DefectNet.forward`."""
+        looks = [self.network(torch.rot90(images, turn, (2, 3))) for turn in range(4)]
+        scores = torch.stack([look[0] for look in looks]).mean(dim=0)
+        maps = torch.stack([torch.rot90(look[1], -turn, (1, 2)) for turn, look in enumerate(looks)]).mean(dim=0)
+        return scores, maps
+
+
 Network = DefectNet | LiteDefectNet
 
 

@@ -234,16 +234,16 @@ class _Run:
         if self.settings.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
         with self.precision.autocast():
-            loss = _loss(self.model(batch), labels, targets, self.settings.map_weight)
+            value = loss(self.model(batch), labels, targets, self.settings.map_weight)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(value).backward()
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         # A scaler skips the step whose gradients overflowed; then the schedule must not go on alone.
         if self.scaler.get_scale() >= scale:
             self.schedule.step()
-        return loss.item()
+        return value.item()
 
 
 @torch.no_grad()
@@ -273,14 +273,22 @@ def _tensors(data: DataSet, device: torch.device | str) -> tuple[Tensor, Tensor,
     return _to_tensor(data.images, device), labels, masks
 
 
-def _loss(output: tuple[Tensor, Tensor], labels: Tensor, masks: Tensor | None, map_weight: float) -> Tensor:
+def loss(output: tuple[Tensor, Tensor], labels: Tensor, masks: Tensor | None, map_weight: float) -> Tensor:
+    """What training makes small: wrong scores and, where masks are known, wrong places.
+
+    Args:
+        output: scores `(n,)` and maps `(n, h, w)` of the network, as logits.
+        labels: 1 where there is a defect, `(n,)`.
+        masks: pixels of the defects, `(n, 1, height, width)`; None where they are unknown.
+        map_weight: weight of the places against the scores.
+    """
     logits, maps = output
-    loss = functional.binary_cross_entropy_with_logits(logits, labels)
+    wrong = functional.binary_cross_entropy_with_logits(logits, labels)
     if masks is None or map_weight == 0:
-        return loss
+        return wrong
     # A place is fully defective from an eighth of its area on: a line one pixel wide covers no more.
     wanted = (8.0 * functional.adaptive_avg_pool2d(masks, (maps.shape[1], maps.shape[2])).squeeze(1)).clamp(max=1.0)
-    return loss + map_weight * functional.binary_cross_entropy_with_logits(maps, wanted)
+    return wrong + map_weight * functional.binary_cross_entropy_with_logits(maps, wanted)
 
 
 @torch.no_grad()
@@ -290,5 +298,5 @@ def _validate(model: nn.Module, data: tuple[Tensor, Tensor, Tensor | None], sett
     total = 0.0
     for chosen in torch.arange(len(images), device=images.device).split(BATCH_FOR_SCORES):
         targets = None if masks is None else masks[chosen]
-        total += _loss(model(images[chosen]), labels[chosen], targets, settings.map_weight).item() * len(chosen)
+        total += loss(model(images[chosen]), labels[chosen], targets, settings.map_weight).item() * len(chosen)
     return total / len(images)

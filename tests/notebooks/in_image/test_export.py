@@ -8,7 +8,7 @@ import pytest
 import torch
 from defectlab import export
 from defectlab.export import ExportError
-from defectlab.model import DefectNet, LiteDefectNet, Network
+from defectlab.model import DefectNet, FourSides, LiteDefectNet, Network
 
 SIZE = (64, 96)
 WAYS: dict[str, tuple[str, Callable[..., Path], Callable[[Path], export.Run]]] = {
@@ -79,3 +79,10 @@ def test_what_is_no_model_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"no model")
     with pytest.raises(ExportError, match="no model that onnxruntime can run: export it again"):
         export.open_onnx(tmp_path / "a.onnx")
+
+
+def test_four_sides_go_out_as_one_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, square = FourSides(DefectNet(width=8)), np.random.default_rng(0).integers(0, 256, (5, 64, 64), dtype=np.uint8)
+    path = export.to_onnx(network, tmp_path / "a.onnx", (64, 64))
+    assert export.compare(export.open_onnx(path), export.of_network(network), square, most=1e-4).flips == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from defectlab import data, train
 from defectlab.checkpoint import CheckpointError
-from defectlab.model import STRIDE, DefectNet, LiteDefectNet, build, parameter_groups, parameters
+from defectlab.model import STRIDE, DefectNet, FourSides, LiteDefectNet, build, parameter_groups, parameters
 
 SHORT = train.Settings(epochs=3, batch=16)
 
@@ -101,6 +101,19 @@ def test_the_lite_network_keeps_the_contract_and_comes_from_its_recipe() -> None
     assert type(build(DefectNet(width=8).recipe)) is DefectNet
     with pytest.raises(ValueError, match="no network 'Other'"):
         build({"class": "Other"})
+
+
+def test_four_sides_are_the_mean_and_turn_with_the_image() -> None:
+    torch.manual_seed(0)
+    network, images = DefectNet(width=8).eval(), torch.rand(2, 1, 64, 64)
+    around = FourSides(network)
+    with torch.inference_mode():
+        scores, maps = around(images)
+        expected = torch.stack([network(torch.rot90(images, turn, (2, 3)))[0] for turn in range(4)]).mean(dim=0)
+        turned_scores, turned_maps = around(torch.rot90(images, 1, (2, 3)))
+    assert torch.allclose(scores, expected, atol=1e-5)
+    assert torch.allclose(turned_scores, scores, atol=1e-5)
+    assert torch.allclose(turned_maps, torch.rot90(maps, 1, (1, 2)), atol=1e-5)
 
 
 def test_what_was_learnt_elsewhere_moves_more_slowly_and_nothing_is_left_out() -> None:
