@@ -21,6 +21,8 @@
     export      ONNX, torch.export, TorchScript, each compared with the network
     manifest    the sealed slip of paper that goes to the line with a model
     latency     how long one image takes, at the 99th percentile
+    quantize    the same in eight bits
+    speed       how fast a device trains, and what holds it back
     launch      a script on several processes of this machine
     usage       what your lab uses at this moment
     panel       the same, live in a notebook

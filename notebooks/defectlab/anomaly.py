@@ -11,7 +11,7 @@ ref: Roth et al. 2022, "Towards Total Recall in Industrial Anomaly Detection", a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -142,6 +142,11 @@ def spread_out(points: Tensor, count: int, generator: Generator) -> Tensor:
         away[last] = -torch.inf
         chosen.append(int(away.argmax()))
     return torch.tensor(chosen, device=points.device)
+
+
+def thinned(detector: Detector, count: int) -> Detector:
+    """The same detector with a smaller memory; the first chosen places are those that cover most."""
+    return replace(detector, bank=detector.bank[:count], settings=replace(detector.settings, bank=min(count, len(detector.bank))))
 
 
 def nearest(rows: Tensor, bank: Tensor) -> Tensor:

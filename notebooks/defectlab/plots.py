@@ -204,6 +204,25 @@ def lines(found: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: s
 
 
 @_styled
+def roofline(limits: Mapping[str, tuple[float, float]], kernels: Sequence[tuple[str, float, float]], title: str) -> Plot:
+    """Roofs, each from operations and bytes per second, and operations under them: name, operations per byte, per second."""
+    figure, axis = _one(6.4, 4.2)
+    least = min(intensity for _, intensity, _ in kernels) / 2
+    most = 2 * max([flops / moved for flops, moved in limits.values()] + [intensity for _, intensity, _ in kernels])
+    at = np.geomspace(least, most, 200)
+    for number, (name, (flops, moved)) in enumerate(limits.items()):
+        roof = np.minimum(flops, at * moved) / 1e12
+        axis.plot(at, roof, color=(GOOD, DEFECT, INK, QUIET)[number % 4], label=f"roof in {name}")
+    for number, (name, intensity, flops) in enumerate(kernels):
+        axis.plot(intensity, flops / 1e12, marker="osD^vP*X"[number % 8], color=INK, linestyle="none", label=name)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set(title=title, xlabel="operations per byte moved", ylabel="TFLOP/s (log scale, higher is better)")
+    axis.legend(fontsize=7, loc="lower right")
+    return figure
+
+
+@_styled
 def two_histograms(labels: ArrayLike, scores: ArrayLike, threshold: float, title: str) -> Plot:
     """How the scores of good parts and of defects lie, and the threshold between them."""
     figure, axis = _one(6.4, 3.0)

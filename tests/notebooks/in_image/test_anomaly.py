@@ -44,6 +44,13 @@ def test_the_same_seed_remembers_the_same(good: data.DataSet, detector: anomaly.
     assert not torch.equal(other.bank, detector.bank)
 
 
+def test_a_smaller_memory_is_the_beginning_of_the_larger_one(good: data.DataSet, detector: anomaly.Detector) -> None:
+    small = anomaly.thinned(detector, 50)
+    assert torch.equal(small.bank, detector.bank[:50])
+    assert small.settings.bank == 50
+    assert (small.scores(good, progress=False)[1] >= detector.scores(good, progress=False)[1] - 1e-4).all()
+
+
 def test_it_never_learns_from_a_defect(tiny: data.DataSet, good: data.DataSet) -> None:
     for images in (tiny, good.take([])):
         with pytest.raises(ValueError, match="good parts alone"):

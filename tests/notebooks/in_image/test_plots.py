@@ -24,6 +24,7 @@ CHARTS: dict[str, Callable[[], Figure]] = {
     "bars": lambda: plots.recall_bars({"pit": (0, 3), "scratch": (20, 20)}, "Recall"),
     "plain bars": lambda: plots.bars({"fp32": 3.0, "bf16": 1.5}, "Time", "ms", mark=2.0, mark_label="claim"),
     "lines": lambda: plots.lines({str(n): ([1, 2], [n, 2.0 * n]) for n in range(6)}, "Scaling", "ranks", "images per second"),
+    "roofline": lambda: plots.roofline({"fp32": (1e12, 1e11)}, [("addition", 0.1, 8e9), ("product", 300.0, 9e11)], "Roofline"),
     "histograms": lambda: plots.two_histograms(LABELS, SCORES, 0.5, "Scores"),
 }
 
