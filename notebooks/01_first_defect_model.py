@@ -18,9 +18,9 @@
 #
 # | | to expect |
 # | --- | --- |
-# | time on two CPU cores | about 6 minutes |
+# | time on two CPU cores | about 6 minutes (10 on one) |
 # | time on a GPU | not measured yet; well below that |
-# | memory | 2 GB |
+# | memory | 2.9 GB |
 # | network | none |
 #
 # **Aim.** We tell good surfaces from defective ones and see where the defect is: first in a minute with a network that somebody
@@ -155,7 +155,10 @@ print(f"{len(history.train_loss)} epochs in {history.seconds:.0f} s")
 plots.learning_curve(history)
 
 # %% [markdown]
-# **Reading.** READING-CURVE
+# **Reading.** The grey line lies above the blue one at first, because its images are varied and its mean is taken while the
+# network still learns. From the second epoch on it is the other way round: the training tiles get known, the validation tiles
+# are strangers. Both still fall a little in the last epoch; in a trial with eight epochs, on as many images drawn with other
+# seeds, the blue line rose again after the sixth, so five it is.
 #
 # ## Judge, once
 #
@@ -177,7 +180,10 @@ counts = metrics.confusion(judge.labels, test_scores, threshold)
 plots.confusion_matrix(counts, threshold)
 
 # %% [markdown]
-# **Reading.** READING-CONFUSION
+# **Reading.** Each row is what the parts are, each column what the model says. In the run that this text was written after,
+# 1075 of 1080 defects were caught, at 9 false alarms among 1080 good parts. We had asked for 1 % false alarms and got 0.8 %;
+# that it came so near is luck in part, since the validation images come from 6 tiles and the test images from 12 others. A
+# threshold is a promise only about parts like those that it was chosen on.
 
 # %%
 rates = (0.005, 0.01, 0.05)
@@ -213,7 +219,9 @@ if judge.masks is not None:
     print(f"{'PRO of the maps':28}{pixels.pro(judge.masks, pixels.resized(test_maps, judge.masks.shape[1:])):.4f}")
 
 # %% [markdown]
-# **Reading.** READING-FIGURES
+# **Reading.** Our run: recall 99.6 % at 1 % false alarms with hindsight, 99.5 % at the threshold chosen beforehand. By tile the
+# interval reaches from 99.1 % to 100 %: so 99.5 % is our best estimate and *not* something that these images prove. Looking
+# from one side only gave 99.35 %, frozen features an AUROC of 0.93 against 0.999.
 #
 # Which kind of defect is it that gets away?
 
@@ -222,7 +230,8 @@ kinds = [record.kind for record in judge.records]
 plots.recall_bars(metrics.recall_by(kinds, judge.labels, test_scores, threshold), "Recall by kind of defect, test images")
 
 # %% [markdown]
-# **Reading.** READING-KINDS
+# **Reading.** Blobs, scratches and cracks get away, one or two of each; the lines are intervals and overlap widely, so there is
+# no ranking among these three. What is large (stains, smears) or has a shape of its own (pits) is caught always.
 #
 # ## Look at what it saw
 #
@@ -242,7 +251,10 @@ shown = [(i, f"{verdict}\n{kinds[i]}") for verdict, found in looks.items() for i
 plots.what_it_saw(judge, test_maps, test_scores, *zip(*shown, strict=True))
 
 # %% [markdown]
-# **Reading.** READING-LOOKS
+# **Reading.** The blob that was missed by most looks like one more dark gap between stones, the scratch runs along the joint of
+# the bricks, and the crack hides among dark blades of grass: a person would have to look twice, too. The three worst false
+# alarms sit on one and the same thing, a broad leaf in the grass: real structure, but not what most of the grass here looks
+# like. Here the next step would be more good images of such places, and not more defects.
 #
 # Look further by yourself: choose what to show, then go from image to image with the arrow keys.
 

@@ -54,8 +54,8 @@ print(f"to be judged by, once: {parts.test}")
 # ## The idea
 #
 # 1. A network that learnt on other images turns each *place* of an image into a row of numbers: what is there, and around it.
-# 2. All rows of all good images would be a million; of a random sample we keep those that are **farthest from each other**, so that
-#    few remember all. That is the *memory*.
+# 2. All rows of all good images would be a million; of a random sample we keep those that are **farthest from each other**, so
+#    that few remember all. That is the *memory*.
 # 3. A new place is as unusual as it is far from the nearest remembered one. The image is as unusual as its worst places.
 #
 # Nothing is trained: no weight changes, no epoch is counted.

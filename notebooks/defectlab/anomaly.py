@@ -103,7 +103,7 @@ def fit(
     settings = settings or Settings()
     if not len(good) or good.labels.any():
         raise ValueError("This detector learns from good parts alone: give data.take(np.flatnonzero(~data.labels)).")
-    network = backbone.pretrained(max(settings.stages) + 1).to(device, memory_format=torch.channels_last)
+    network = backbone.pretrained(max(settings.stages) + 1).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     generator = Generator().manual_seed(settings.seed)
     per_image = -(-settings.sampled // len(good))
     rows: list[Tensor] = []

@@ -165,7 +165,7 @@ def compare(run: Run, reference: Run, images: NDArray[np.uint8], *, threshold: f
 
 def _ready(network: nn.Module) -> nn.Module:
     # A copy: an export must leave the network where it was, as it was.
-    return Line(copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format)).eval()
+    return Line(copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format)).eval()  # type: ignore[call-overload]
 
 
 def _example(size: tuple[int, int]) -> Tensor:

@@ -76,7 +76,7 @@ def extract(
     kept = None if cache is None else cache / f"features-{_key(data, recipe)}.npy"
     if kept is not None and (found := _kept(kept, (len(data), recipe.length))) is not None:
         return found
-    model = backbone.pretrained(max(recipe.stages) + 1).to(device, memory_format=torch.channels_last)
+    model = backbone.pretrained(max(recipe.stages) + 1).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     rows: list[Features] = []
     for start in tqdm(range(0, len(data), BATCH), desc="features", unit=" batches", disable=None if progress else True):
         images = torch.from_numpy(data.images[start : start + BATCH]).to(device).float().div_(255.0).unsqueeze(1)

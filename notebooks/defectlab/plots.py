@@ -227,7 +227,7 @@ def two_histograms(labels: ArrayLike, scores: ArrayLike, threshold: float, title
     """How the scores of good parts and of defects lie, and the threshold between them."""
     figure, axis = _one(6.4, 3.0)
     bad, numbers = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=float)
-    edges = np.linspace(numbers.min(), numbers.max(), 41)
+    edges = np.linspace(numbers.min(), numbers.max(), 41).tolist()
     axis.hist(numbers[~bad], bins=edges, color=GOOD, alpha=0.7, label=f"good ({int((~bad).sum())})")
     axis.hist(numbers[bad], bins=edges, color=DEFECT, alpha=0.6, hatch="//", label=f"defective ({int(bad.sum())})")
     axis.axvline(threshold, color=INK, linestyle=":", label=f"threshold {threshold:.3g}")

@@ -96,7 +96,7 @@ def measure(way: Way, build: Callable[[], nn.Module], batch: int, side: int, dev
     """
     torch.manual_seed(0)
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
-    network = build().to(device, memory_format=layout).train()
+    network = build().to(device, memory_format=layout).train()  # type: ignore[call-overload]
     channels = next(weights for weights in network.parameters() if weights.ndim == 4).shape[1]
     images = torch.rand(batch, channels, side, side, device=device).contiguous(memory_format=layout)
     labels = torch.randint(2, (batch,), device=device).float()

@@ -177,7 +177,8 @@ class _Run:
 
     def __init__(self, model: nn.Module, train: DataSet, validation: DataSet, settings: Settings, device: torch.device) -> None:
         self.settings, self.device, self.count = settings, device, len(train)
-        self.model = model.to(device, memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format)
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.model: nn.Module = model.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.data, self.checks = _tensors(train, device), _tensors(validation, device)
         self.steps = -(-self.count // settings.batch)
         self.precision = Precision(settings.precision, device.type)

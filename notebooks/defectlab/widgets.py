@@ -177,7 +177,8 @@ def overlay(image: Grey, share: NDArray[np.float32], mask: NDArray[np.bool_] | N
         # Around the defect and not upon it: a scratch is thinner than the line.
         rim = ndimage.binary_dilation(mask, iterations=3) & ~ndimage.binary_dilation(mask, iterations=2)
         mixed[rim] = _DEFECT
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    drawn: Grey = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    return drawn
 
 
 # --- the training
