@@ -45,10 +45,10 @@ class Settings:
     """
 
     size: int = 192
-    stages: tuple[int, ...] = (2, 4)
+    stages: tuple[int, ...] = (3, 4)
     around: int = 3
-    sampled: int = 30_000
-    bank: int = 3_000
+    sampled: int = 20_000
+    bank: int = 2_000
     worst: int = 3
     seed: int = 0
 
@@ -60,15 +60,17 @@ class Detector:
     Attributes:
         settings: how it was made.
         network: gives the features.
-        bank: the remembered places, `(bank, channels)`, scaled.
-        mean, spread: per channel, over the places that were sampled.
+        bank: the remembered places, `(bank, channels)`, whitened.
+        mean: per channel, over the places that were sampled.
+        white: `(channels, channels)`, makes the sampled places as wide in every direction: what rarely varies counts as much as
+            what always does.
     """
 
     settings: Settings
     network: backbone.Lite0
     bank: Tensor
     mean: Tensor
-    spread: Tensor
+    white: Tensor
 
     def scores(self, data: DataSet, *, progress: bool = True) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scores `(n,)` and maps `(n, h, w)`, as distances: 0 is exactly as remembered, and there is no upper end."""
@@ -78,7 +80,7 @@ class Detector:
             images = _tensor(data.images[start : start + BATCH], self.bank.device)
             places = _places(self.network, images, self.settings)
             count, height, width, channels = places.shape
-            rows = (places.reshape(-1, channels) - self.mean) / self.spread
+            rows = (places.reshape(-1, channels) - self.mean) @ self.white
             found.append(nearest(rows, self.bank).reshape(count, height, width).cpu().numpy())
         maps = np.concatenate(found)
         flat = np.sort(maps.reshape(len(maps), -1), axis=1)
@@ -112,9 +114,19 @@ def fit(
         for one in places:
             rows.append(one[torch.randperm(len(one), generator=generator)[:per_image].to(one.device)])
     sample = torch.cat(rows)
-    mean, spread = sample.mean(dim=0), sample.std(dim=0).clamp_min(1e-6)
-    sample = (sample - mean) / spread
-    return Detector(settings, network, sample[spread_out(sample, settings.bank, generator)], mean, spread)
+    mean = sample.mean(dim=0)
+    white = _whitening(sample - mean)
+    sample = (sample - mean) @ white
+    return Detector(settings, network, sample[spread_out(sample, settings.bank, generator)], mean, white)
+
+
+def _whitening(centred: Tensor) -> Tensor:
+    """A matrix that makes rows uncorrelated and of deviation 1, but for a little, so that noise is not blown up."""
+    spread = centred.std(dim=0).clamp_min(1e-6)
+    scaled = centred / spread
+    covariance = scaled.T @ scaled / len(scaled) + 0.01 * torch.eye(len(spread)).to(scaled)
+    found: Tensor = torch.linalg.inv(torch.linalg.cholesky(covariance)).T / spread[:, None]
+    return found
 
 
 def spread_out(points: Tensor, count: int, generator: Generator) -> Tensor:
