@@ -18,9 +18,9 @@
 #
 # | | to expect |
 # | --- | --- |
-# | time on two CPU cores | about 3 minutes |
+# | time on two CPU cores | about 1 minute |
 # | time on a GPU | not measured yet; well below that |
-# | memory | 2 GB |
+# | memory | 1.4 GB |
 # | network | none |
 #
 # **Aim.** New lines have thousands of good parts and hardly a defect. We build a detector from **good parts alone** (after
@@ -98,7 +98,8 @@ counts = metrics.confusion(parts.test.labels, test_scores, threshold)
 plots.two_histograms(parts.test.labels, test_scores, threshold, "Scores of the test images")
 
 # %% [markdown]
-# **Reading.** READING-HISTOGRAM
+# **Reading.** The two heaps overlap: what a defect does to a place is often no more than what grass and gravel do by
+# themselves. Beyond the threshold there is hardly a good part left, and half of the defects.
 
 # %%
 tiles = [record.group for record in parts.test.records]
@@ -112,10 +113,14 @@ for line in lines:
 # %%
 kinds = [record.kind for record in parts.test.records]
 found = metrics.recall_by(kinds, parts.test.labels, test_scores, threshold)
-plots.recall_bars(found, "Recall by kind of defect, at 1 % false alarms")
+plots.recall_bars(found, "Recall by kind of defect, at the threshold chosen")
 
 # %% [markdown]
-# **Reading.** READING-KINDS
+# **Reading.** In the run that this text was written after, the image AUROC was 0.82 (0.77 to 0.87), but 0.95 on brick, 0.78 on
+# grass and 0.74 on gravel: where a surface repeats itself, unusual means defective; where it is wild, it does not. We asked for
+# 1 % false alarms and got 3.1 % (11 of 360), since 60 validation parts from two tiles per line cannot promise one percent.
+# Caught were 51 % of the defects. Pits, unlike anything in these textures, are caught most; smears and stains, which change
+# little in any one place, least.
 #
 # ## Does it point at the right place?
 #
@@ -138,7 +143,8 @@ plots.lines(
 )
 
 # %% [markdown]
-# **Reading.** READING-PRO
+# **Reading.** 0.71 lies far above guessing (0.15), and the maps know where the defects are better than the image scores know
+# that there is one: for the place, only the order *within* all pixels counts.
 #
 # ## Look at it
 #
@@ -156,7 +162,8 @@ scaled = (test_maps - test_maps.min()) / (test_maps.max() - test_maps.min())
 plots.what_it_saw(parts.test, scaled, test_scores, *zip(*shown, strict=True))
 
 # %% [markdown]
-# **Reading.** READING-LOOKS
+# **Reading.** The surest catches are pits on brick. The misses shown are the ones with the lowest scores: a smear and a blob in
+# grass, and a scratch on gravel that an eye finds at once. Two of the false alarms are brick with nothing to see in it.
 #
 # All of them, to leaf through with the arrow keys:
 
@@ -184,7 +191,9 @@ plots.lines(
 )
 
 # %% [markdown]
-# **Reading.** READING-MEMORY
+# **Reading.** A few hundred places do as well as thousands; on gravel, less is even a little better, for a large memory of a
+# wild surface has something similar to everything. The differences are small against the intervals above, so nothing should be
+# chosen by them, and never by test images.
 #
 # ## What we learnt
 #
