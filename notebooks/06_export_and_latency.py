@@ -18,9 +18,9 @@
 #
 # | | to expect |
 # | --- | --- |
-# | time on two CPU cores | about 3 minutes |
+# | time on two CPU cores | about 1 minute and a half |
 # | time on a GPU | the same: the line has a CPU |
-# | memory | 2 GB |
+# | memory | 4.6 GB |
 # | network | none |
 #
 # **Aim.** Make of a trained network a file that a production line can run: check that it says the same, time it as the line
@@ -62,6 +62,7 @@ else:
 reference = export.of_network(network)
 validation_scores, _ = reference(parts.validation.images)
 threshold = metrics.threshold_for(parts.validation.labels, validation_scores, 0.01)
+# A model is calibrated and judged here from one side; notebook 01 looked from four.
 print(f"the network is from {origin}; alarm from {threshold:.3f} on")
 
 # %% [markdown]
@@ -113,7 +114,9 @@ for name in ("ONNX", "ONNX int8"):
     print(f"{name:10}{files[name].stat().st_size / 1e6:5.1f} MB, AUROC {judged[name]:.4f}; {point}")
 
 # %% [markdown]
-# **Reading.** READING-INT8
+# **Reading.** A third of the size. In the run that this text was written after, the AUROC fell from 0.9989 to 0.9977, and at
+# its own threshold int8 caught 355 of 360 defects at 4 false alarms, fp32 356 at 2: a difference that so few images cannot tell
+# from none.
 #
 # ## How long does one image take?
 #
@@ -140,7 +143,9 @@ plots.bars(
 )
 
 # %% [markdown]
-# **Reading.** READING-LATENCY
+# **Reading.** On one core of an AMD EPYC, ONNX Runtime takes 0.9 ms at the 99th percentile, a sixth of what PyTorch takes: most
+# of PyTorch's time for one small image goes into calling one operation after the other. TorchScript takes 3.5 ms,
+# `torch.export` as it is no less than PyTorch, for nothing was compiled. int8 gains a quarter.
 #
 # ## Larger images, more threads, four sides
 #
@@ -174,7 +179,9 @@ plots.bars(
 )
 
 # %% [markdown]
-# **Reading.** READING-LARGE
+# **Reading.** With more than five times the pixels, one thread takes 3.6 ms, int8 3.0 ms, and the four sides 16 ms, a little
+# more than the 15 ms we set out for. Decoding is a small part of it. All are far below the claim of 200 ms, which says that the
+# claim was easy for networks of this size, and nothing about larger ones.
 #
 # ## Seal it
 #

@@ -14,8 +14,10 @@ outputs, `scores` `(n,)` and `maps` `(n, h, w)`, both 0 to 1. Scaling is part of
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,12 +185,19 @@ def _program(network: nn.Module, size: tuple[int, int]) -> torch.export.Exported
 def _as_run(module: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Run:
     def run(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         with torch.no_grad():
-            scores, maps = module(torch.from_numpy(np.ascontiguousarray(images)).unsqueeze(1))
+            scores, maps = module(torch.from_numpy(np.array(images)).unsqueeze(1))
         return scores.numpy(), maps.numpy()
 
     return run
 
 
-def _quiet() -> warnings.catch_warnings[Any]:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Exporters warn about their own insides and, since 2.11, about TorchScript; the module's first words say so already."""
-    return warnings.catch_warnings(action="ignore")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(before)

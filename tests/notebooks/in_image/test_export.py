@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,3 +87,19 @@ def test_four_sides_go_out_as_one_file(tmp_path: Path) -> None:
     network, square = FourSides(DefectNet(width=8)), np.random.default_rng(0).integers(0, 256, (5, 64, 64), dtype=np.uint8)
     path = export.to_onnx(network, tmp_path / "a.onnx", (64, 64))
     assert export.compare(export.open_onnx(path), export.of_network(network), square, most=1e-4).flips == 0
+
+
+def test_exporting_says_nothing_and_leaves_the_log_as_it_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    export.to_onnx(DefectNet(width=8), tmp_path / "a.onnx", (64, 64))
+    assert caplog.text == ""
+    assert capfd.readouterr() == ("", "")
+    logging.getLogger("somebody").warning("still heard")
+    assert "still heard" in caplog.text
+
+
+def test_a_picture_that_cannot_be_written_to_is_no_matter() -> None:
+    frozen = np.random.default_rng(0).integers(0, 256, (2, 64, 64), dtype=np.uint8)
+    frozen.setflags(write=False)
+    assert export.of_network(DefectNet(width=8))(frozen)[0].shape == (2,)
