@@ -94,7 +94,9 @@ plots.bars(
 )
 
 # %% [markdown]
-# **Reading.** READING-SPEED
+# **Reading.** On a CPU this table says which way is worth taking *here*; the gains come from the layout and from instructions
+# for 16 bits, which not every CPU has. The claim is about GPUs, whose peak memory this table shows as well: until a lab with a
+# GPU has run this cell, it is **neither confirmed nor refuted here**.
 #
 # ## Why: a roofline
 #
@@ -121,7 +123,10 @@ plots.roofline(
 )
 
 # %% [markdown]
-# **Reading.** READING-ROOF
+# **Reading.** Each point lies under the roof of its precision, or about on it: additions on the slope, where bytes count, the
+# matrix product and the convolution on the flat part, where operations count. A point above its roof says that our program for
+# the roof was not the best there is (a convolution may find quicker ways than our matrix product); take roofs for what was
+# reached and not for what is possible.
 #
 # ## And accuracy?
 #

@@ -20,7 +20,7 @@ from tests.notebooks.conftest import Lab
 from tests.notebooks.image import REPO, execute, volumes
 
 NOTEBOOKS = sorted((REPO / "notebooks").glob("[0-9]*.ipynb"))
-MOST_CELLS = 25
+MOST_CELLS = 40
 FULL = os.environ.get("GPULAB_TEST_FULL") == "1"
 
 
