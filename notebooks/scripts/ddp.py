@@ -130,6 +130,8 @@ class Trainer:
         self.steps = len(self.loader) // words.accumulate
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rates, total_steps=words.epochs * self.steps)
+        self.losses: list[float] = []
+        self.rates: list[float] = []
         identity = {
             name: getattr(words, name) for name in ("batch", "accumulate", "epochs", "rate", "precision", "seed", "limit")
         }
