@@ -151,8 +151,9 @@ def test_lab_without_a_hub_answers_and_copies_the_starters(home: str, start: Cal
 
 def test_a_changed_starter_is_kept_and_a_missing_one_comes_back(run: Run, home: str, tmp_path: Path) -> None:
     starters = tmp_path / "starters"
-    (starters / "more").mkdir(parents=True)
-    for name in ("01_first.ipynb", "more/02_second.ipynb", "README.md", "hidden_source.py"):
+    for folder in ("more", "library", "scripts"):
+        (starters / folder).mkdir(parents=True)
+    for name in ("01_first.ipynb", "more/02_second.ipynb", "README.md", "01_first.py", "library/part.py", "scripts/line.py"):
         (starters / name).write_text("new")
     volumes = {
         home: {"bind": "/home/engineer", "mode": "rw"},
@@ -161,7 +162,7 @@ def test_a_changed_starter_is_kept_and_a_missing_one_comes_back(run: Run, home: 
     begin = "JUPYTERHUB_API_TOKEN=x gpulab-start --version >/dev/null 2>&1"
     run("bash", "-c", f"{begin}; echo mine > ~/notebooks/01_first.ipynb; rm ~/notebooks/README.md", volumes=volumes)
     listing = run("bash", "-c", f"{begin}; cd ~/notebooks; find . -type f | sort; cat 01_first.ipynb", volumes=volumes)
-    assert listing.split() == ["./01_first.ipynb", "./README.md", "./more/02_second.ipynb", "mine"]
+    assert listing.split() == ["./01_first.ipynb", "./README.md", "./more/02_second.ipynb", "./scripts/line.py", "mine"]
 
 
 def test_unwritable_home_is_told_in_plain_words_and_the_lab_still_answers(home: str, start: Callable[..., Any], run: Run) -> None:

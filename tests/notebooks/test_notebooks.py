@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,37 +99,134 @@ def models(client: docker.DockerClient) -> Iterator[dict[str, Any]]:
         yield {name: {"bind": "/workspace/models", "mode": "rw"}}
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a notebook shows when it runs.
+
+    Attributes:
+        pictures: how many plots, in the short run.
+        seconds: what it may take in the short run and in full, on a machine that is doing something else, too.
+        says: patterns that its output holds, in the short run as in full.
+        last: its last line.
+    """
+
+    pictures: int
+    seconds: tuple[int, int]
+    says: tuple[str, ...]
+    last: str = "All checks passed."
+
+
+EXPECTED = {
+    "00_your_lab": Expected(
+        1,
+        (45, 120),
+        (
+            r"profile +cpu",
+            r"CPUs +2\b",
+            r"/home/engineer +.*read and write",
+            r"/workspace/data: Read-only file system\. Ask your admin",
+            r"not tried; the limit is 4\.0 GiB",
+            r"0 GPUs for PyTorch .*; computing on cpu",
+        ),
+    ),
+    "01_first_defect_model": Expected(
+        9,
+        (90, 900),
+        (
+            r"profile +cpu",
+            r"CPUs +2\b",
+            r"a constant +AUROC 0\.500",
+            r"(asked for .* false alarms: \d+ of \d+ .* came; \d+ of \d+ defects caught\s+){3}",
+            r"frozen features, validation: AUROC 0\.\d+",
+            r"by image \d\.\d+ to \d\.\d+ +by tile \d\.\d+ to \d\.\d+",
+        ),
+        last="All checks passed; the memory is free again.",
+    ),
+    "03_unsupervised_anomaly": Expected(
+        6,
+        (60, 600),
+        (
+            r"brick +to learn from: \d+ good parts; for the threshold: \d+",
+            r"image AUROC 0\.\d+ \(0\.\d+ to [01]\.\d+, tile by tile\)",
+            r"asked for 1 % false alarms: \d+ of \d+",
+            r"pixel AUROC 0\.\d+, PRO 0\.\d+",
+        ),
+    ),
+    "04_amp": Expected(
+        3,
+        (60, 600),
+        (
+            r"def autocast",
+            r"fp32: works here",
+            r"tf32: is not for this device here",
+            r"bf16, channels last +\d+\.\d images/s +\d\.\d+ times   peak memory not told by a CPU",
+            r"fp32: +\d+\.\d+ TFLOP/s",
+        ),
+    ),
+    "05_ddp": Expected(
+        2,
+        (150, 600),
+        (
+            r"0 GPUs, 2 CPUs: up to 2 ranks",
+            r"ms per all-reduce over 2 ranks",
+            r"restarts: 1; losses",
+            r"all weights equal to the bit: True",
+        ),
+    ),
+    "06_export_and_latency": Expected(
+        2,
+        (90, 400),
+        (
+            r"the network is from a short training",
+            r"(ONNX|torch\.export|TorchScript \(legacy\)) .* MB   scores differ by \d\.\de-0[5-9], .* 0 flips",
+            r"ONNX int8 +\d\.\d MB, AUROC 0\.\d+",
+            r"224 px, one thread",
+            r"after the threshold was changed: .*was changed",
+        ),
+    ),
+}
+
+
+def test_every_notebook_has_its_expectations() -> None:
+    assert set(EXPECTED) == {path.stem for path in NOTEBOOKS}
+
+
 @pytest.mark.parametrize("smoke", [True, False] if FULL else [True], ids=lambda smoke: "smoke" if smoke else "full")
+@pytest.mark.parametrize("name", EXPECTED)
+def test_it_runs_from_its_first_to_its_last_cell(
+    client: docker.DockerClient, textures: dict[str, Any], models: dict[str, Any], name: str, smoke: bool
+) -> None:
+    expected = EXPECTED[name]
+    notebook = executed(client, f"{name}.ipynb", mounts={**textures, **models}, smoke=smoke)
+    text = printed(notebook)
+    missing = [pattern for pattern in expected.says if not re.search(pattern, text)]
+    assert not missing, f"{missing} in\n{text}"
+    assert text.rstrip().splitlines()[-1] == expected.last
+    assert pictures(notebook) == expected.pictures
+    assert notebook.metadata.seconds < expected.seconds[0 if smoke else 1]
+
+
 def test_01_trains_a_model_that_is_still_there_in_the_next_lab(
-    client: docker.DockerClient, lab: Lab, textures: dict[str, Any], models: dict[str, Any], smoke: bool
+    client: docker.DockerClient, lab: Lab, textures: dict[str, Any], models: dict[str, Any]
 ) -> None:
     mounts = {**textures, **models}
-    notebook = executed(client, "01_first_defect_model.ipynb", mounts=mounts, smoke=smoke)
-    assert pictures(notebook) == 6
-    text = printed(notebook)
-    assert "profile       cpu" in text
-    assert "CPUs          2" in text
-    assert len(re.findall(r"asked for .* false alarms: \d+ of \d+ .* came; \d+ of \d+ defects caught", text)) == 3
-    assert text.rstrip().endswith("All checks passed; the memory is free again.")
-    # Twice the promise, because this machine may be doing something else, too.
-    assert notebook.metadata.seconds < 2 * (60 if smoke else 240)
-
-    name = f"ana-first-defect-model-textures{'-smoke' if smoke else ''}"
-    script = f"""
+    executed(client, "01_first_defect_model.ipynb", mounts=mounts, smoke=True)
+    script = """
 import json
 from defectlab import data, store
-model, inside = store.load("/workspace/models/{name}.pt")
-card = json.load(open("/workspace/models/{name}.json"))
+place = "/workspace/models/ana-first-defect-model-textures-smoke"
+model, inside = store.load(place + ".pt")
+card = json.load(open(place + ".json"))
 assert inside["metrics"] == card["metrics"] and inside["threshold"] == card["threshold"]
-assert card["data"]["digest"] == data.load("/workspace/data/textures", progress=False).digest
+assert card["data"]["base_digest"] == data.load("/workspace/data/textures", progress=False).digest
 print(json.dumps(card))
 """
     code, said = lab("python", "-c", script, volumes=mounts)
     assert code == 0, said
     card = json.loads(said)
     assert card["data"]["licence"] == "CC0-1.0"
-    assert card["metrics"]["auroc"] > (0.6 if smoke else 0.99)
-    assert [entry["asked"] for entry in card["metrics"]["at_false_alarm_rate"]] == [0.01, 0.05, 0.1]
+    assert card["metrics"]["auroc"] > 0.6
+    assert [entry["asked"] for entry in card["metrics"]["at_false_alarm_rate"]] == [0.005, 0.01, 0.05]
 
 
 def test_01_runs_on_the_solar_cells_too(client: docker.DockerClient, elpv: Path, models: dict[str, Any]) -> None:
