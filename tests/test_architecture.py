@@ -52,7 +52,7 @@ FLOORS: list[set[str]] = [
     {"cli"},
 ]
 # Inside a package, and between these, siblings may see each other.
-PACKAGES = {"inventory", "ledger", "pages", "auth", "services", "commands"}
+PACKAGES = {"datasets", "inventory", "ledger", "pages", "auth", "services", "commands"}
 
 OWNERS = {
     "docker": {"engine"},

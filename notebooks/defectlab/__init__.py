@@ -3,6 +3,7 @@
     folders     what a data set looks like on disk: written whole or not at all, checkable afterwards
     defects     scratches, cracks, blobs, pits, stains and smears, drawn into an image together with their pixel masks
     textures    the default data set: real CC0 textures with such defects
+    layouts     your own images: folders laid out as MVTec AD, NEU-DET and YOLO do it, checked and read
     data        from a folder to arrays; splits that do not leak
     transforms  variation: turned, moved, in other light; masks follow
     backbone    EfficientNet-Lite0 with what it learnt on ImageNet, from a package and without network
@@ -27,10 +28,12 @@
     usage       what your lab uses at this moment
     panel       the same, live in a notebook
     lab         what this lab gives you: CPUs, memory, GPUs
+    scan        a stranger's folder, looked at with care; mvtec and boxed know the layouts
     files       files that are whole or not there
 
 `python -m defectlab data textures --out FOLDER` writes the default data set, `python -m defectlab data verify FOLDER`
-checks any. Nothing here uses the network, and nothing is imported before it is used: PyTorch only by the parts that need it.
+checks any, and `python -m defectlab data check FOLDER` looks through your own images. Nothing here uses the network, and nothing
+is imported before it is used: PyTorch only by the parts that need it.
 """
 
 import os

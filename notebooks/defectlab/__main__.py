@@ -1,4 +1,4 @@
-"""The command line: `python -m defectlab data textures --out FOLDER`, `… data verify FOLDER`.
+"""The command line: `python -m defectlab data textures --out FOLDER`, `… data verify FOLDER`, `… data check FOLDER`.
 
 Owns its words and its exit codes: 0 done, 1 refused or failed with one sentence on standard error, 2 not understood, 130
 interrupted. Never shows a traceback for what a person can mend.
@@ -11,8 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from defectlab import folders, textures
+from defectlab import folders, layouts, textures
 from defectlab.defects import DIFFICULTIES
+
+# As many bad files as one reads before one begins to mend.
+MOST_TOLD = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,13 +47,30 @@ def _verify(words: argparse.Namespace) -> int:
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise folders.DataError(f"{folder} is damaged: {'; '.join(found[:3])}{more}. Install it again.")
-    rows = folders.read_records(folder)
-    defective = sum(row["defective"] == "1" for row in rows)
+    images = ""
+    # Records of sensors are data sets as well, and have no images.
+    if (folder / folders.RECORDS).exists():
+        rows = folders.read_records(folder)
+        images = f", {len(rows)} images, {sum(row['defective'] == '1' for row in rows)} defective"
     print(
-        f"{folder} is as it was written: {about['title']}, {len(rows)} images, {defective} defective, "
-        f"licence {about['licence']}, digest {folders.digest(folder)[:12]}."
+        f"{folder} is as it was written: {about['title']}{images}, licence {about['licence']}, "
+        f"digest {folders.digest(folder)[:12]}."
     )
     return 0
+
+
+def _check(words: argparse.Namespace) -> int:
+    try:
+        found = layouts.check(words.folder, words.layout)
+    except folders.DataError as error:
+        raise folders.DataError(str(error).replace(str(words.folder), words.called or str(words.folder))) from None
+    # All on one stream, the verdict last: whoever reads both streams of a container gets them in any order.
+    for problem in found.problems[:MOST_TOLD]:
+        print(problem)
+    if found.count > MOST_TOLD:
+        print(f"… and {found.count - MOST_TOLD} more")
+    print(str(found).replace(str(words.folder), words.called or str(words.folder)))
+    return 1 if found.count else 0
 
 
 def _seed(text: str) -> int:
@@ -73,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     verify = verbs.add_parser("verify", help="compare a data set with its checksums")
     verify.add_argument("folder", type=Path, metavar="FOLDER")
     verify.set_defaults(run=_verify)
+    check = verbs.add_parser("check", help="look through a folder of your own images, and name the bad files")
+    check.add_argument("folder", type=Path, metavar="FOLDER")
+    check.add_argument("--layout", choices=layouts.LAYOUTS, help="how it is laid out; else it is found out")
+    check.add_argument("--called", default="", help="what to call the folder in words")
+    check.set_defaults(run=_check)
     return parser
 
 

@@ -3,7 +3,8 @@
 Owns the layout of a data set folder, writing one whole or not at all, and checking one. Never knows what the images show.
 
     dataset.json   what it is: name, title, licence, attribution, source, the recipe it was made by
-    records.csv    one line per image: file, mask, defective (0 or 1), kind, group, source, and whatever else is known
+    records.csv    one line per image: file, mask, defective (0 or 1), kind, group, source, and whatever else is known;
+                   data that are no images have index.json instead
     SHA256SUMS     checksum of every other file, as `sha256sum --check` reads it
     images/ …      the images; masks/ has their pixel masks, where there are any
 

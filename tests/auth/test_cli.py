@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pwd
@@ -555,7 +556,11 @@ def data_folder(lab_file: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        pytest.param(["imagenet"], "There is no data set 'imagenet'. Choose one of: textures, elpv.", id="an unknown name"),
+        pytest.param(
+            ["imagenet"],
+            "There is no data set 'imagenet'. Choose one of: textures, elpv, bearings, solar-thermal.",
+            id="an unknown name",
+        ),
         pytest.param(["../../etc"], "There is no data set", id="a path"),
         pytest.param(["elpv"], "--accept-licence CC-BY-NC-SA-4.0", id="no licence accepted"),
         pytest.param(["elpv", "--accept-licence", "MIT"], "--accept-licence CC-BY-NC-SA-4.0", id="another licence accepted"),
@@ -581,6 +586,58 @@ def test_data_get_without_an_engine_is_a_sentence(gpulab: Run, lab_file: Path, m
     code, _, err = gpulab("--config", str(lab_file), "data", "get", "textures")
     assert code == 1
     assert "The Docker engine does not answer" in err
+
+
+@pytest.mark.parametrize("name", ["elpv", "bearings"])
+def test_data_list_shows_licences_to_be_accepted(gpulab: Run, lab_file: Path, name: str) -> None:
+    code, out, _ = gpulab("--config", str(lab_file), "data", "list")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith(name)]
+    assert "no " in line
+    assert "CC-BY-NC-SA-4.0 (to be accepted)" in line
+
+
+def test_data_list_as_json_has_everything_a_program_needs(gpulab: Run, lab_file: Path) -> None:
+    told = json.loads(gpulab("--config", str(lab_file), "data", "list", "--json")[1])["data_sets"]
+    assert [one["name"] for one in told] == ["textures", "elpv", "bearings", "solar-thermal"]
+    assert all(one["licence"] and one["purpose"] and not one["installed"] for one in told)
+
+
+def installed(lab_file: Path) -> Path:
+    folder = data_folder(lab_file) / "textures"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    (folder / "SHA256SUMS").write_text(f"{hashlib.sha256(b'a').hexdigest()}  a.txt\n")
+    return folder
+
+
+@pytest.mark.parametrize("words", [[], ["textures"], ["PATH"]])
+def test_data_verify_names_the_bad_file(gpulab: Run, lab_file: Path, words: list[str]) -> None:
+    folder = installed(lab_file)
+    words = [str(folder) if word == "PATH" else word for word in words]
+    code, out, err = gpulab("--config", str(lab_file), "data", "verify", *words)
+    assert (code, out, err) == (0, f"{folder} is as it was installed.\n", "")
+    (folder / "a.txt").write_text("b")
+    code, out, err = gpulab("--config", str(lab_file), "data", "verify", *words)
+    assert (code, out) == (1, f"{folder}/a.txt was changed\n")
+    assert "amaged" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "No data set is installed"),
+        (["elpv"], "Run: gpulab data get elpv"),
+        (["no-such-folder"], "is neither a data set nor a folder"),
+        (["a\0b"], "is neither a data set nor a folder"),
+        (["--layout", "yolo"], "is neither a data set nor a folder"),
+    ],
+)
+def test_data_verify_of_nothing_is_a_sentence(gpulab: Run, lab_file: Path, words: list[str], sentence: str) -> None:
+    code, _, err = gpulab("--config", str(lab_file), "data", "verify", *words)
+    assert code == 1
+    assert sentence in err
 
 
 # --- config check, and the command line as such ----

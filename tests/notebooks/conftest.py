@@ -2,7 +2,8 @@
 
 tools   pytest and Hypothesis for the lab image's Python, from the host's lock, as a folder to mount
 lab     runs a command in a fresh container of the lab image
-elpv    the folder with the real solar cell images, fetched once
+fetched installs a data set of the catalogue, once
+elpv    the folder with the real solar cell images
 """
 
 from __future__ import annotations
@@ -68,13 +69,22 @@ def lab(client: docker.DockerClient) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def elpv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fetched as `gpulab data get elpv` does."""
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Installs a data set of the catalogue as `gpulab data get` does, once; the folder that holds it, as labs see it."""
     config = labfile.load(make_lab_files(tmp_path_factory.mktemp("lab")).yaml)
 
     def no_container(*_args: object, **_options: object) -> tuple[int, str]:
-        raise AssertionError("ELPV needs no container")
+        raise AssertionError("A data set from a package needs no container")
 
-    said = datasets.get("elpv", config, no_container, accept_licence=datasets.ELPV_LICENCE)
-    assert "not for commercial use" in said
-    return config.mounts.datasets
+    def get(name: str) -> Path:
+        said = datasets.get(name, config, no_container, accept_licence=datasets.entry(name).licence)
+        assert said.startswith(f"{name}: ")
+        return config.mounts.datasets
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def elpv(fetched: Callable[[str], Path]) -> Path:
+    """The folder of data sets, with the solar cells in it."""
+    return fetched("elpv")
