@@ -13,7 +13,7 @@ export GPULAB_PORT := $(PORT)
 endif
 
 # The suites, cheapest first: the first failure should be the one that is quickest to understand.
-FAST_SUITES := tests/test_architecture.py tests/test_docs.py tests/unit tests/auth
+FAST_SUITES := tests/test_architecture.py tests/test_docs.py tests/test_figures.py tests/unit tests/auth
 SUITES := $(FAST_SUITES) tests/machine tests/contract tests/engine tests/images tests/hub tests/chaos tests/notebooks tests/browser tests/quickstart
 
 .PHONY: help
@@ -70,7 +70,7 @@ lint: dev ## style, types, shell, notebooks in step with their sources
 	@scripts/lint.sh
 
 .PHONY: bench
-bench: setup ## measure this lab against plain JupyterHub, or OF=ledger|line|restart|load; writes bench/results (ARGS= has options)
+bench: setup ## measure this lab against plain JupyterHub, or OF=ledger|line|restart|load|notebooks; writes bench/results (ARGS= has options)
 	@$(PY) -m bench$(if $(OF),.$(OF)) $(ARGS)
 
 .PHONY: lock

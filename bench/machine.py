@@ -12,6 +12,7 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ def slug(model: str, cores: int) -> str:
     """A short file name for a kind of machine, never for this one in particular."""
     words = re.sub(r"\(.*?\)|@.*|\b(cpu|processor|\d+-core)\b", " ", model.lower())
     return f"{'-'.join(re.findall(r'[a-z0-9]+', words)) or 'unknown'}-{cores}c"
+
+
+def gpu_slug(gpus: Sequence[str]) -> str:
+    """What GPUs add to that name, such as `-4x-nvidia-h100`; nothing where there are none."""
+    if not gpus:
+        return ""
+    words = re.findall(r"[a-z0-9]+", gpus[0].lower().partition(",")[0])
+    return f"-{len(gpus)}x-{'-'.join(words)}"
 
 
 def describe() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How the measurements of scale write their results: one readable file and one with every sample, with machine and versions.
+"""How measurements write their results: one readable file and one with every sample, with machine and versions.
 
 Owns names and the head of the files. Never measures and never computes a figure.
 """
@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -36,28 +36,36 @@ def parser(module: str, about: str) -> argparse.ArgumentParser:
     return made
 
 
-def begun(asked: argparse.Namespace, engine: bool = True) -> dict[str, Any]:
-    """Wait for a quiet machine, but not for ever; then where a result comes from."""
+def begun(asked: argparse.Namespace, engine: bool = True, versions: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Wait for a quiet machine, but not for ever; then where a result comes from.
+
+    Args:
+        asked: the command line.
+        engine: whether Docker has a part in it.
+        versions: of what was measured, where that is not the hub.
+    """
     machine.wait_until_quiet(asked.quiet_load, asked.quiet_wait)
     found: dict[str, Any] = {
         "when": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": machine.commit(),
         "machine": machine.describe(),
         "load before": _load(),
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-        "versions": machine.hub(),
     }
+    if versions is None:
+        found |= {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version, "versions": machine.hub()}
+    else:
+        found["versions"] = dict(versions)
     if engine:
         found["engine"] = machine.engine(docker.from_env())
     return found
 
 
-def path(folder: Path, name: str, origin: Mapping[str, Any]) -> Path:
-    """Path of the readable result."""
+def path(folder: Path, name: str, origin: Mapping[str, Any], gpus: Sequence[str] = ()) -> Path:
+    """Path of the readable result; GPUs that had a part in it are in its name."""
     folder.mkdir(parents=True, exist_ok=True)
     about = origin["machine"]
-    return folder / f"{origin['when'][:10]}-{name}-{machine.slug(about['cpu'], int(about['cores']))}.md"
+    kind = machine.slug(about["cpu"], int(about["cores"]))
+    return folder / f"{origin['when'][:10]}-{name}-{kind}{machine.gpu_slug(gpus)}.md"
 
 
 def write(target: Path, title: str, origin: Mapping[str, Any], text: str, samples: Any) -> None:
@@ -74,4 +82,6 @@ def _load() -> str:
 
 
 def _words(told: Any) -> str:
-    return ", ".join(f"{name} {value}" for name, value in told.items()) if isinstance(told, Mapping) else str(told)
+    if isinstance(told, Mapping):
+        return ", ".join(f"{name} {value}" for name, value in told.items())
+    return "; ".join(map(str, told)) or "none" if isinstance(told, list) else str(told)

@@ -15,6 +15,7 @@
     anomaly     finding what is unusual, from good parts alone
     metrics     numbers that say what they rest on
     pixels      the same for maps against masks: PRO and pixel AUROC
+    figures     the figures of a run, for those who quote them
     plots       labelled plots
     monitor     a training that goes on beside the notebook
     widgets     parts that answer: threshold, masks, a training on its way

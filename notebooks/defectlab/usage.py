@@ -80,7 +80,21 @@ def now(root: Path = Path("/")) -> Use:
     Args:
         root: where /sys and /dev are.
     """
-    return Use(time.monotonic(), _cpu(root), _memory(root), _shm(root), gpus())
+    return Use(time.monotonic(), _cpu(root), memory(root), _shm(root), gpus())
+
+
+def memory(root: Path = Path("/")) -> int | None:
+    """Bytes in use, without what the kernel only keeps in case it is read again; None where unknown."""
+    for folder, used, cache in (
+        ("sys/fs/cgroup", "memory.current", "inactive_file"),
+        ("sys/fs/cgroup/memory", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        lines = _lines(root, f"{folder}/{used}")
+        if lines and lines[0].isdigit():
+            stat = dict(line.split(" ", 1) for line in _lines(root, f"{folder}/memory.stat") if " " in line)
+            kept = stat.get(cache, "0")
+            return max(int(lines[0]) - (int(kept) if kept.isdigit() else 0), 0)
+    return None
 
 
 def cpus_busy(before: Use, after: Use) -> float | None:
@@ -136,19 +150,6 @@ def _cpu(root: Path) -> float | None:
     for line in _lines(root, "sys/fs/cgroup/cpuacct/cpuacct.usage"):
         if line.isdigit():
             return int(line) / 1e9
-    return None
-
-
-def _memory(root: Path) -> int | None:
-    for folder, used, cache in (
-        ("sys/fs/cgroup", "memory.current", "inactive_file"),
-        ("sys/fs/cgroup/memory", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        lines = _lines(root, f"{folder}/{used}")
-        if lines and lines[0].isdigit():
-            stat = dict(line.split(" ", 1) for line in _lines(root, f"{folder}/memory.stat") if " " in line)
-            kept = stat.get(cache, "0")
-            return max(int(lines[0]) - (int(kept) if kept.isdigit() else 0), 0)
     return None
 
 

@@ -29,7 +29,8 @@ MOST_SECONDS = 1200
 
 def run(client: docker.DockerClient, *command: str, **more: Any) -> tuple[int, str]:
     """Exit code and output of a command; the container is gone afterwards."""
-    container = client.containers.create(IMAGE, list(command), name=f"gpulab-test-{secrets.token_hex(6)}", **{**LIMITS, **more})
+    options = {"name": f"gpulab-test-{secrets.token_hex(6)}", **LIMITS, **more}
+    container = client.containers.create(options.pop("image", IMAGE), list(command), **options)
     try:
         container.start()
         code = int(container.wait(timeout=MOST_SECONDS)["StatusCode"])
@@ -52,9 +53,9 @@ def volumes(client: docker.DockerClient, *names: str) -> Iterator[list[str]]:
 
 
 def execute(
-    client: docker.DockerClient, name: str, *changes: str, mounts: dict[str, Any] | None = None, smoke: bool
+    client: docker.DockerClient, name: str, *changes: str, mounts: dict[str, Any] | None = None, smoke: bool, **more: Any
 ) -> nbformat.NotebookNode:
-    """Execute a notebook of the image; an error in a cell is in its metadata, and so are time and memory.
+    """Execute a notebook of the image; an error in a cell is in its metadata, and so are time, memory and figures.
 
     Args:
         client: the engine.
@@ -62,12 +63,16 @@ def execute(
         changes: pairs of a text in one cell and what to write there instead.
         mounts: volumes as docker takes them.
         smoke: the short trial run.
+        more: other limits, as docker takes them.
     """
+    environment = {"GPULAB_SMOKE": "1" if smoke else "", "JUPYTERHUB_USER": "ana", "GPULAB_PROFILE": "cpu"}
+    environment |= more.pop("environment", {})
     code, said = run(
         client,
         *("python", "/tests/execute.py", f"/opt/gpulab/notebooks/{name}", *changes),
         volumes={**IN_IMAGE, **(mounts or {})},
-        environment={"GPULAB_SMOKE": "1" if smoke else "", "JUPYTERHUB_USER": "ana", "GPULAB_PROFILE": "cpu"},
+        environment=environment,
+        **more,
     )
     assert code == 0, said[-4000:]
     return nbformat.reads(said.strip().splitlines()[-1], as_version=4)
