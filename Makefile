@@ -45,7 +45,7 @@ setup: ## venv, proxy, engine, image and data, but no hub
 	@scripts/setup.sh
 
 .PHONY: image
-image: ## build the lab image where it is not current
+image: ## build the lab images where they are not current
 	@scripts/setup.sh image
 
 .PHONY: dev

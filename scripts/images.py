@@ -1,4 +1,4 @@
-"""Owns the way from images/images.toml to images in the engine: base, wheelhouse, environment, lab image.
+"""Owns the way from images/images.toml to images in the engine: base, wheelhouse, environments, lab images.
 
 Never starts a lab and never imports the hub's code. What each image is made of decides its name or its
 `io.gpulab.revision` label, so an image whose inputs did not change is never built again.
@@ -42,7 +42,8 @@ NOTEBOOKS = ROOT / "notebooks"
 LAB = Path(os.environ.get("GPULAB_STATE", ROOT / ".lab"))
 CACHE = LAB / "cache"
 LOG = LAB / "log" / "image.log"
-REPOSITORY = "gpulab/pytorch"
+# The image that lab.yaml names first; the others are its children.
+PARENT = "pytorch"
 BASES = ("registry", "debootstrap")
 # Shorter than the engine's own patience with a silent registry (15 s), whose error would not say that it was silence.
 PROBE_SECONDS = 10
@@ -96,7 +97,7 @@ def hierarchy() -> dict[str, dict[str, Any]]:
 def variant() -> str:
     """`cuda` where the driver lists a GPU, else `cpu`; GPULAB_VARIANT decides otherwise."""
     asked = os.environ.get("GPULAB_VARIANT")
-    known = hierarchy()["pytorch"]["variants"]
+    known = hierarchy()[PARENT]["variants"]
     if asked:
         if asked not in known:
             raise Problem(f"GPULAB_VARIANT is '{asked}', but there are {' and '.join(known)}: set one of these.")
@@ -128,20 +129,41 @@ def base_tag() -> str:
     return f"gpulab/base:{digest(*map(str.encode, parts))}"
 
 
-def lock_file(kind: str) -> Path:
+def labs() -> list[str]:
+    """The images that labs start from, the parent first."""
+    return [PARENT, *(name for name, entry in hierarchy().items() if entry.get("parent") == PARENT)]
+
+
+def tag_of(name: str, kind: str) -> str:
+    """A lab image's name in the engine."""
+    return f"gpulab/{name}:{kind}"
+
+
+def lock_file(kind: str, name: str = PARENT) -> Path:
     """The lock of a variant."""
-    return IMAGES / "pytorch" / str(hierarchy()["pytorch"]["variants"][kind]["lock"])
+    return IMAGES / name / str(hierarchy()[name]["variants"][kind]["lock"])
 
 
-def environment_tag(kind: str) -> str:
-    """The environment's name in the engine: it changes with its base, lock and Dockerfile, nothing else."""
-    recipe = (IMAGES / "pytorch" / "environment.Dockerfile").read_bytes()
-    return f"gpulab/environment:{kind}-{digest(base_tag().encode(), lock_file(kind).read_bytes(), recipe)}"
+def recipe_file(name: str) -> Path:
+    """What installs the Python packages: the parent's on the base, a child's on the parent's packages."""
+    return IMAGES / name / ("environment.Dockerfile" if name == PARENT else "Dockerfile")
+
+
+def environment_prefix(kind: str, name: str) -> str:
+    """How the names of all environments of a variant begin."""
+    return f"gpulab/environment:{'' if name == PARENT else name + '-'}{kind}-"
+
+
+def environment_tag(kind: str, name: str = PARENT) -> str:
+    """The environment's name in the engine: it changes with what it stands on, its lock and its Dockerfile, nothing else."""
+    below = base_tag() if name == PARENT else environment_tag(kind)
+    parts = (below.encode(), lock_file(kind, name).read_bytes(), recipe_file(name).read_bytes())
+    return environment_prefix(kind, name) + digest(*parts)
 
 
 def lab_files() -> dict[str, Path]:
-    """What goes into the lab image on top of its environment: path in the build context -> file."""
-    here = IMAGES / "pytorch"
+    """What goes into every lab image on top of its environment: path in the build context -> file."""
+    here = IMAGES / PARENT
     files = {name: here / name for name in ("Dockerfile", "start", "guard.py")} | {"notebooks": NOTEBOOKS}
     for folder in ("etc", "share", "python"):
         found = (path for path in (here / folder).rglob("*") if path.is_file() and path.suffix != ".pyc")
@@ -154,12 +176,12 @@ def lab_files() -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def revision(kind: str) -> str:
-    """Names everything the lab image is made of."""
-    parts = [environment_tag(kind).encode()]
-    for name, path in lab_files().items():
+def revision(kind: str, name: str = PARENT) -> str:
+    """Names everything a lab image is made of."""
+    parts = [environment_tag(kind, name).encode()]
+    for place, path in lab_files().items():
         if path.is_file():
-            parts += [name.encode(), path.read_bytes()]
+            parts += [place.encode(), path.read_bytes()]
     return digest(*parts)
 
 
@@ -303,33 +325,35 @@ def download(lock: Path, folder: Path, failure: str, *extra: str) -> None:
     platforms += ["manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64", "linux_x86_64"]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-cache-dir"]
     command += ["--only-binary=:all:", "--implementation=cp"]
-    command += ["--python-version", hierarchy()["pytorch"]["python"]]
+    command += ["--python-version", hierarchy()[PARENT]["python"]]
     command += [f"--abi={abi}" for abi in ("cp311", "abi3", "none")]
     command += [f"--platform={platform}" for platform in platforms]
     run([*command, "--dest", str(folder), "--requirement", str(lock), *extra], failure)
 
 
-def ensure_wheelhouse(kind: str) -> Path:
-    """All wheels of a variant, checked against its lock; returns their folder."""
-    lock = lock_file(kind)
+def ensure_wheelhouse(kind: str, name: str = PARENT) -> Path:
+    """All wheels of a lock, checked against it; returns their folder."""
+    lock = lock_file(kind, name)
     shelf = CACHE / "wheelhouse"
-    done = shelf / f"{kind}-{digest(lock.read_bytes())}"
+    title = kind if name == PARENT else f"{name}-{kind}"
+    done = shelf / f"{title}-{digest(lock.read_bytes())}"
     if done.is_dir():
         return done
-    for old in shelf.glob(f"{kind}-*"):
+    for old in shelf.glob(f"{title}-*"):
         shutil.rmtree(old)
-    partial = shelf / f"{kind}-partial"
+    partial = shelf / f"{title}-partial"
     partial.mkdir(parents=True)
     rest, torch = without_torch(lock.read_text())
     failure = (
         f"The Python packages could not be downloaded (log: {LOG}): make pip's index reachable, then run this command again."
     )
-    with timed(f"downloading the Python packages ({kind})"), tempfile.TemporaryDirectory() as folder:
-        for name, text in (("rest.lock", rest), ("torch.lock", torch)):
-            (Path(folder) / name).write_text(text)
+    with timed(f"downloading the Python packages ({title})"), tempfile.TemporaryDirectory() as folder:
+        for file, text in (("rest.lock", rest), ("torch.lock", torch)):
+            (Path(folder) / file).write_text(text)
         download(Path(folder) / "rest.lock", partial, failure)
         try:
-            download(Path(folder) / "torch.lock", partial, failure)
+            if torch.strip():
+                download(Path(folder) / "torch.lock", partial, failure)
         except Problem:
             if kind != "cpu":
                 raise
@@ -370,61 +394,74 @@ def build(client: Any, files: dict[str, Path], tag: str, arguments: dict[str, st
                     )
 
 
-def ensure_environment(client: Any, kind: str) -> str:
-    """The Python packages of a variant as an image; returns its name."""
-    tag = environment_tag(kind)
+def ensure_environment(client: Any, kind: str, name: str = PARENT) -> str:
+    """The Python packages of an image as an image; returns its name."""
+    tag = environment_tag(kind, name)
     if find(client, tag):
         return tag
-    base = ensure_base(client)
-    wheels = ensure_wheelhouse(kind)
-    recipe = IMAGES / "pytorch" / "environment.Dockerfile"
-    files = {"Dockerfile": recipe, "requirements.lock": lock_file(kind)}
+    below = {"BASE": ensure_base(client)} if name == PARENT else {"ENVIRONMENT": ensure_environment(client, kind)}
+    wheels = ensure_wheelhouse(kind, name)
+    files = {"Dockerfile": recipe_file(name), "requirements.lock": lock_file(kind, name)}
     files |= {f"wheelhouse/{path.name}": path for path in sorted(wheels.iterdir())}
-    with timed(f"installing the Python packages ({kind})"):
-        build(client, files, tag, {"BASE": base})
+    with timed(f"installing the Python packages ({tag_of(name, kind)})"):
+        build(client, files, tag, below)
     # The first stage would lie in the engine for ever, as large as all wheels together.
     client.images.prune(filters={"dangling": True, "label": "io.gpulab.stage=wheels"})
     return tag
 
 
-def drop_superseded(client: Any, kind: str, environment: str) -> None:
+def drop_superseded(client: Any, prefix: str, environment: str) -> None:
     """Gives the disk back that older images took; one that a running lab still uses stays until it ends."""
     client.images.prune(filters={"dangling": True, "label": "io.gpulab.revision"})
     for image in client.images.list("gpulab/environment"):
         for tag in image.tags:
-            if tag.startswith(f"gpulab/environment:{kind}-") and tag != environment:
+            if tag.startswith(prefix) and tag != environment:
                 with contextlib.suppress(APIError):
                     client.images.remove(tag)
 
 
 def ensure() -> None:
-    """The lab image, current and tagged."""
+    """The lab images, current and tagged, parents first."""
     client, kind = engine(), variant()
-    wanted, tag = revision(kind), f"{REPOSITORY}:{kind}"
+    for name in labs():
+        ensure_lab(client, kind, name)
+
+
+def ensure_lab(client: Any, kind: str, name: str) -> None:
+    """One lab image, current and tagged."""
+    wanted, tag = revision(kind, name), tag_of(name, kind)
     present = find(client, tag)
     if present and present.labels.get("io.gpulab.revision") == wanted:
         say(f"{tag} is current (revision {wanted})")
     else:
-        environment = ensure_environment(client, kind)
+        environment = ensure_environment(client, kind, name)
         with timed(f"building {tag}"):
             arguments = {"ENVIRONMENT": environment, "VARIANT": kind, "REVISION": wanted}
             build(client, lab_files(), tag, arguments)
-        client.images.get(tag).tag(REPOSITORY, "latest")
-        drop_superseded(client, kind, environment)
+        client.images.get(tag).tag(f"gpulab/{name}", "latest")
+        drop_superseded(client, environment_prefix(kind, name), environment)
         say(f"{tag} has revision {wanted}")
-    client.images.get(tag).tag(REPOSITORY, "latest")
+    client.images.get(tag).tag(f"gpulab/{name}", "latest")
 
 
 def state() -> None:
-    """One line on whether the lab image is there and current."""
+    """One line per lab image on whether it is there and current."""
+    client, kind = engine(), variant()
+    for name in labs():
+        tag = tag_of(name, kind)
+        present = find(client, tag)
+        if not present:
+            print(f"{tag} is missing ('make image' builds it)")
+        elif present.labels.get("io.gpulab.revision") != revision(kind, name):
+            print(f"{tag} is older than this checkout ('make image' builds it)")
+        else:
+            print(f"{tag} is current (revision {revision(kind, name)})")
+
+
+def told_revision() -> None:
+    """Variant and revisions of this checkout, as JSON."""
     kind = variant()
-    present = find(engine(), f"{REPOSITORY}:{kind}")
-    if not present:
-        print(f"{REPOSITORY}:{kind} is missing ('make image' builds it)")
-    elif present.labels.get("io.gpulab.revision") != revision(kind):
-        print(f"{REPOSITORY}:{kind} is older than this checkout ('make image' builds it)")
-    else:
-        print(f"{REPOSITORY}:{kind} is current (revision {revision(kind)})")
+    print(json.dumps({"variant": kind, "revision": revision(kind), "revisions": {name: revision(kind, name) for name in labs()}}))
 
 
 def remove() -> None:
@@ -434,7 +471,8 @@ def remove() -> None:
         say("another lab on this engine uses the images; they stay")
         return
     tags = [tag for image in client.images.list() for tag in image.tags]
-    for repository in (REPOSITORY, "gpulab/environment", "gpulab/base"):
+    # Children first: what another image stands on stays until that is gone.
+    for repository in (*(f"gpulab/{name}" for name in reversed(labs())), "gpulab/environment", "gpulab/base"):
         for tag in tags:
             if tag.rpartition(":")[0] == repository:
                 with contextlib.suppress(APIError):
@@ -449,7 +487,7 @@ def main(arguments: list[str]) -> int:
         "base": lambda: print(ensure_base(engine())),
         "remove": remove,
         "state": state,
-        "revision": lambda: print(json.dumps({"variant": variant(), "revision": revision(variant())})),
+        "revision": told_revision,
         "variant": lambda: print(variant()),
     }
     if len(arguments) != 1 or arguments[0] not in commands:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Owns the refresh of every lock: host packages, lab image variants, proxy, browser tests. Never installs or builds anything.
+# Owns the refresh of every lock: host packages, lab images and their variants, proxy, browser tests. Never installs or builds anything.
 #
 # Locks carry hashes and no addresses: the same lock works behind every mirror. uv does not read pip's configuration,
 # so what pip was told about addresses is told to uv in its own words.
@@ -36,6 +36,13 @@ if ! compgen -G "${FIND_LINKS%/}/torch-*+cpu-*.whl" >/dev/null; then
 fi
 compile images/pytorch/cpu.lock "${image[@]}" "${torch[@]}" images/pytorch/cpu.in
 compile images/pytorch/cuda.lock "${image[@]}" images/pytorch/cuda.in
+
+# A child's lock agrees with its parent's and holds only what the parent has not.
+for kind in cpu cuda; do
+  parent=images/pytorch/$kind.lock
+  mapfile -t held < <(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package\n\1/p' "$parent")
+  compile "images/predictive/$kind.lock" "${image[@]}" "${torch[@]}" -c "$parent" "${held[@]}" images/predictive/requirements.in
+done
 
 for folder in proxy browser; do
   say "    requirements/$folder/package-lock.json"

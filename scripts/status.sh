@@ -14,7 +14,7 @@ if [ ! -x "$VENV/bin/python" ]; then
 fi
 if engine=$(scripts/engine.sh probe); then
   say "engine  Docker ${engine#ok } answers"
-  say "image   $("$VENV/bin/python" scripts/images.py state)"
+  say "image   $("$VENV/bin/python" scripts/images.py state | sed '2,$s/^/        /')"
   say "labs"
   "$VENV/bin/python" scripts/objects.py labs
 else

@@ -53,7 +53,7 @@ def render(
     leased = tuple(by_uuid[uuid] for uuid in lease.gpus)
     return ContainerSpec(
         name=volumes.container_name(config.name, lease.holder),
-        image=config.image,
+        image=profile.image or config.image,
         user=f"{config.limits.uid}:{config.limits.gid}",
         env=_environment(profile, lease, leased, base_env),
         labels={

@@ -91,7 +91,7 @@ class Facts:
     mended: frozenset[str] = frozenset()  # CVEs that the distribution mended in the engine's runc
     limits_off: tuple[str, ...] = ()  # what the engine cannot limit
     skew: float | None = None  # seconds that the engine's clock is ahead
-    image: bool | None = None
+    images: Mapping[str, bool] | None = None
     gpus: tuple[Gpu, ...] = ()
     gpus_error: str = ""
     cdi_uuids: frozenset[str] = frozenset()  # GPUs that the host's CDI specs name
@@ -175,13 +175,16 @@ def check_runc(facts: Facts) -> Iterator[Finding]:
 
 
 def check_image(facts: Facts) -> Iterator[Finding]:
-    """The labs' image is there."""
-    if facts.config is None or facts.image is None:
+    """The images that labs start from are there: the lab's own, and those that profiles name."""
+    if facts.config is None:
         return
-    if facts.image:
-        yield Finding("image", Level.OK, f"The image {facts.config.image} is there.")
-    else:
-        yield Finding("image", Level.BROKEN, f"The image {facts.config.image} is missing: no lab can start.", "Run: make image")
+    for image, present in (facts.images or {}).items():
+        if present:
+            yield Finding("image", Level.OK, f"The image {image} is there.")
+        else:
+            users = [key for key, profile in facts.config.profiles.items() if (profile.image or facts.config.image) == image]
+            whose = "no lab" if image == facts.config.image else f"no lab of the profile {' or '.join(users)}"
+            yield Finding("image", Level.BROKEN, f"The image {image} is missing: {whose} can start.", "Run: make image")
 
 
 def check_gpus(facts: Facts) -> Iterator[Finding]:

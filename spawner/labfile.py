@@ -265,6 +265,7 @@ def _freeze(checked: schema.LabFile, file: str, folder: Path) -> LabConfig:
                 pids=p.pids,
                 gpu_memory_mib=(p.gpu_memory or 0) >> 20,
                 sharing=p.sharing,
+                image=p.image or "",
             )
             for key, p in checked.profiles.items()
         },

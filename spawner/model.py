@@ -70,6 +70,7 @@ class Profile:
         cpus: CPU limit, in CPUs.
         memory, shm: bytes.
         pids: highest number of processes and threads.
+        image: image of its labs; empty means the lab's own.
     """
 
     key: str
@@ -83,6 +84,7 @@ class Profile:
     pids: int
     gpu_memory_mib: int = 0
     sharing: str = "exclusive"
+    image: str = ""
 
     def request(self, gpus: int | None = None, wait: bool = True) -> GpuRequest:
         """The request that the profile stands for; `gpus` where a person asks for fewer than it has."""
@@ -301,6 +303,11 @@ class LabConfig:
     line: LineRules = field(default_factory=LineRules)
     reclaim: ReclaimRules = field(default_factory=ReclaimRules)
     board: BoardRules = field(default_factory=BoardRules)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Every image that labs start from, each once, the lab's own first."""
+        return tuple(dict.fromkeys([self.image, *(profile.image or self.image for profile in self.profiles.values())]))
 
     @property
     def ledger_url(self) -> str:

@@ -124,6 +124,7 @@ class ProfileSection(Section):
 
     title: Text
     description: Annotated[StrictStr, Field(max_length=500)] = ""
+    image: Text | None = None
     gpus: Annotated[StrictInt, Field(ge=0, le=64)] = 0
     gpu_models: Annotated[list[Text], Field(max_length=64)] = []
     gpu_memory: Size | None = None

@@ -74,7 +74,7 @@ def _engine(config: LabConfig | None, now: datetime) -> dict[str, Any]:
         found["skew"] = skew(str(info.get("SystemTime", "")), now)
         found["disks"] = _disks(config, str(info.get("DockerRootDir", "")))
         if config:
-            found["image"] = engine.image_present(config.image)
+            found["images"] = {image: engine.image_present(image) for image in config.images}
     except LabError as error:
         found["engine_error"] = error.sentence
     finally:

@@ -131,7 +131,7 @@ def test_labs_at_once_are_limited_across_named_servers(module_lab: HubProcess):
 @pytest.mark.parametrize(
     ("options", "status", "words"),
     [
-        pytest.param({"profile": "gpu-9"}, 400, "Name one of: cpu, gpu-1, gpu-2, reference", id="unknown-profile"),
+        pytest.param({"profile": "gpu-9"}, 400, "Name one of: cpu, gpu-1, gpu-2, reference, predictive", id="unknown-profile"),
         pytest.param({}, 400, "No profile was named", id="nothing"),
         pytest.param({"profile": "gpu-2", "gpus": 99}, 400, "gives 1 to 2", id="too-many"),
         pytest.param({"profile": "gpu-1", "gpus": "1"}, 400, "not a whole number", id="text-for-number"),

@@ -68,6 +68,15 @@ def test_guarded_variables_cannot_be_smuggled_in(name: str):
     assert spec.env["JUPYTERHUB_USER"] == "ana"
 
 
+def test_a_profiles_image_goes_before_the_labs():
+    def image(profile):
+        lease = make_lease("ana")
+        return container.render(shipped_config(), profile, lease, [], make_facts(), {}, data_writable=False).image
+
+    assert image(make_profile()) == shipped_config().image
+    assert image(make_profile(image="lab/own:1")) == "lab/own:1"
+
+
 def test_data_is_read_only_unless_granted():
     modes = {m.target: m.read_only for m in render().mounts}
     assert modes == {volumes.HOME: False, volumes.DATA: True, volumes.MODELS: False}

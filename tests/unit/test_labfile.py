@@ -23,11 +23,20 @@ def refusal(text: str) -> ConfigError:
 
 def test_shipped_file_is_valid_and_has_the_published_case():
     config = parse(SHIPPED)
-    assert list(config.profiles) == ["cpu", "gpu-1", "gpu-2", "reference"]
+    assert list(config.profiles) == ["cpu", "gpu-1", "gpu-2", "reference", "predictive"]
     reference = config.profiles["reference"]
     assert (reference.gpus, reference.cpus) == (2, 8)
     assert (reference.shm, reference.memory) == (8 << 30, 32 << 30)
     assert len(config.gpus.simulated) == 2
+
+
+def test_a_profile_may_name_an_image_of_its_own():
+    config = parse(SHIPPED)
+    named = {key: profile.image for key, profile in config.profiles.items() if profile.image}
+    assert named == {"predictive": "gpulab/predictive:latest"}
+    assert config.images == ("gpulab/pytorch:latest", "gpulab/predictive:latest")
+    empty = SHIPPED.replace("    gpus: 0\n", "    gpus: 0\n    image: ''\n", 1)
+    assert "profiles.cpu.image" in refusal(empty).message
 
 
 def test_relative_paths_start_at_the_file():
