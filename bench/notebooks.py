@@ -33,7 +33,19 @@ from spawner.model import LabConfig, Profile
 from tests.notebooks import image as lab
 
 NOTEBOOKS = lab.REPO / "notebooks"
-VERSIONS = ("torch", "onnxruntime", "onnx", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "nbclient", "ipykernel")
+VERSIONS = (
+    "torch",
+    "onnxruntime",
+    "onnx",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "statsmodels",
+    "pillow",
+    "nbclient",
+    "ipykernel",
+)
 PATHS = ("--data", "--models", "--out")
 ASK = """
 import importlib.metadata as m, json, platform, sys, torch
@@ -174,16 +186,27 @@ def anonymous(words: Sequence[str]) -> list[str]:
     return found
 
 
+def image_of(client: Any, name: str) -> Any:
+    """An image of the engine.
+
+    Raises:
+        Failed: it is not there.
+    """
+    found = images.find(client, name)
+    if not found:
+        raise Failed(f"The image {name} is missing: run 'make image', then this command again.")
+    return found
+
+
 def measure(asked: argparse.Namespace) -> None:
     """All notebooks that were asked for, each with a result of its own as soon as it is done."""
     client = docker.from_env(timeout=lab.MOST_SECONDS)
     config = labfile.load(lab.REPO / "lab.yaml")
     image = f"gpulab/bench:notebooks-{secrets.token_hex(3)}"
-    found = images.find(client, config.image)
-    if not found:
-        raise Failed(f"The image {config.image} is missing: run 'make image', then this command again.")
+    found = image_of(client, config.image)
     cuda = found.labels.get("io.gpulab.variant") == "cuda"
     profile = config.profiles[asked.profile or ("reference" if cuda else "cpu")]
+    found = image_of(client, profile.image or config.image)
     # A name of the run's own, so that a rebuild meanwhile changes nothing.
     found.tag(*image.split(":"))
     try:
@@ -215,7 +238,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("notebooks", nargs="+", choices=known, metavar="NOTEBOOK", help=f"one or more of {', '.join(known)}")
     parser.add_argument("--data", help="folder with data sets (default: that of lab.yaml; where it has none, a fresh `textures`)")
     parser.add_argument("--models", help="folder for models (default: one that is gone afterwards)")
-    parser.add_argument("--profile", help="whose limits to keep to (default: cpu, and reference where the image is for GPUs)")
+    parser.add_argument(
+        "--profile", help="whose image and limits to take (default: cpu, and reference where the image is for GPUs)"
+    )
     asked = parser.parse_args(argv)
     asked.words = list(sys.argv[1:] if argv is None else argv)
     return asked
