@@ -22,7 +22,14 @@ from spawner.records import Event, Fault, GpuMark, GpuProcess, GpuSample, Mainte
 _WRITE = events.insert().inline()
 _LATEST = sa.select(sa.func.max(events.c.number))
 _MARKS = sa.select(marks).order_by(marks.c.subject, marks.c.kind)
-_MAINTENANCE = sa.select(notes).where(notes.c.kind == "maintenance")
+_MAINTENANCE = sa.select(notes.c.at, notes.c.body).where(notes.c.kind == "maintenance")
+# Both in one question, for whoever starts a lab waits for the answer.
+_OUT_OF_USE = sa.union_all(
+    sa.select(marks.c.subject, marks.c.kind, marks.c.reason, marks.c.by, marks.c.since, marks.c.comes_back),
+    sa.select(
+        notes.c.subject, notes.c.kind, notes.c.body, sa.literal_column("''"), notes.c.at, sa.false()
+    ).where(notes.c.kind == "maintenance"),
+)  # fmt: skip
 KEPT_TALLIES = timedelta(days=2)
 MOST_DETAIL = 4000
 
@@ -234,11 +241,24 @@ def all_marks(connection: sa.Connection) -> tuple[GpuMark, ...]:
 def current_maintenance(connection: sa.Connection) -> Maintenance | None:
     """The maintenance that is on, inside a transaction."""
     row = connection.execute(_MAINTENANCE).first()
-    if row is None:
-        return None
-    body = json.loads(row.body)
+    return None if row is None else _maintenance(row.at, row.body)
+
+
+def out_of_use(connection: sa.Connection) -> tuple[tuple[GpuMark, ...], Maintenance | None]:
+    """Every mark, in no order, and the maintenance that is on."""
+    found, maintenance = [], None
+    for subject, kind, text, by, at, comes_back in connection.execute(_OUT_OF_USE):
+        if kind == "maintenance":
+            maintenance = _maintenance(at, text)
+        else:
+            found.append(GpuMark(subject, MarkKind(kind), text, by, aware(at), comes_back))
+    return tuple(found), maintenance
+
+
+def _maintenance(at: datetime, text: str) -> Maintenance:
+    body = json.loads(text)
     deadline = datetime.fromisoformat(body["deadline"]) if body["deadline"] else None
-    return Maintenance(aware(row.at), body["message"], body["by"], deadline)
+    return Maintenance(aware(at), body["message"], body["by"], deadline)
 
 
 def _unmark(connection: sa.Connection, subject: str, kinds: Iterable[MarkKind]) -> bool:

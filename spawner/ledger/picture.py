@@ -19,7 +19,7 @@ from spawner.ledger.leases import active, active_of
 from spawner.ledger.tables import aware, leases, naive, one_of, tickets, words
 from spawner.ledger.tickets import live_tickets, live_tickets_of
 from spawner.model import Gpu, GpuRequest, Holder, Lease
-from spawner.records import GpuMark, Standing, Ticket, TicketState
+from spawner.records import GpuMark, Maintenance, Standing, Ticket, TicketState
 
 WEEK = timedelta(days=7)
 _LATELY = sa.select(leases.c.user, leases.c.profile, leases.c.gpus, leases.c.created, leases.c.released).where(
@@ -28,14 +28,18 @@ _LATELY = sa.select(leases.c.user, leases.c.profile, leases.c.gpus, leases.c.cre
 _LATELY_OF_ONE = _LATELY.where(leases.c.user == sa.bindparam("users"))
 _LATELY_OF_MANY = _LATELY.where(leases.c.user.in_(sa.bindparam("users", expanding=True)))
 # The kinds of requests that wait, each with the least memory asked: one step in an index for each, however long the line is.
-_FIRST_KIND = (
-    sa.select(tickets.c.models, tickets.c.memory_mib)
-    .where(one_of(tickets.c.state, [TicketState.WAITING.value]), tickets.c.sharing == sa.bindparam("sharing"))
-    .where(tickets.c.id != sa.bindparam("but"))
-    .order_by(tickets.c.models, tickets.c.memory_mib)
-    .limit(1)
+_OF_KIND = sa.and_(
+    one_of(tickets.c.state, [TicketState.WAITING.value]),
+    tickets.c.sharing == sa.bindparam("sharing"),
+    tickets.c.id != sa.bindparam("but"),
 )
-_NEXT_KIND = _FIRST_KIND.where(tickets.c.models > sa.bindparam("last"))
+_FIRST_KIND = sa.select(sa.func.min(tickets.c.models).label("models")).where(_OF_KIND).cte("kinds", recursive=True)
+_NEXT_KIND = sa.select(sa.func.min(tickets.c.models)).where(_OF_KIND, tickets.c.models > _FIRST_KIND.c.models).scalar_subquery()
+_EVERY_KIND = _FIRST_KIND.union_all(sa.select(_NEXT_KIND).where(_FIRST_KIND.c.models.is_not(None)))
+_KINDS = sa.select(
+    _EVERY_KIND.c.models,
+    sa.select(sa.func.min(tickets.c.memory_mib)).where(_OF_KIND, tickets.c.models == _EVERY_KIND.c.models).scalar_subquery(),
+).where(_EVERY_KIND.c.models.is_not(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +67,20 @@ def in_circulation(gpus: Sequence[Gpu], marks: Sequence[GpuMark]) -> tuple[Gpu, 
     return tuple(gpu for gpu in gpus if not out & {gpu.uuid, gpu.device, gpu.parent, gpu.node}) if out else tuple(gpus)
 
 
-def standing_of(connection: sa.Connection, holder: Holder, now: datetime, theirs: Sequence[Ticket] | None = None) -> Standing:
-    """What a person has, other than a ticket for this very lab; `theirs` are their tickets, where they were read already."""
-    in_line = live_tickets_of(connection, holder.user) if theirs is None else theirs
+def standing_of(connection: sa.Connection, holder: Holder, now: datetime) -> Standing:
+    """What a person has, other than a ticket for this very lab."""
+    return standing_with(connection, holder, now, live_tickets_of(connection, holder.user), current_maintenance(connection))
+
+
+def standing_with(
+    connection: sa.Connection, holder: Holder, now: datetime, theirs: Sequence[Ticket], maintenance: Maintenance | None
+) -> Standing:
+    """The same, where the person's tickets and the maintenance were read already."""
     return Standing(
         leases=active_of(connection, holder.user),
-        tickets=sum(ticket.holder.server != holder.server for ticket in in_line),
+        tickets=sum(ticket.holder.server != holder.server for ticket in theirs),
         gpu_seconds=_week(connection, (holder.user,), now).get(holder.user, {}),
-        maintenance=current_maintenance(connection),
+        maintenance=maintenance,
     )
 
 
@@ -120,8 +130,5 @@ def others_wait(connection: sa.Connection, request: GpuRequest, usable: Sequence
 
 
 def _waited_for(connection: sa.Connection, kind: str, mine: Ticket | None) -> Iterator[GpuRequest]:
-    values = {"sharing": kind, "but": mine.id if mine else ""}
-    found = connection.execute(_FIRST_KIND, values).first()
-    while found is not None:
-        yield GpuRequest("", 1, words(found.models), found.memory_mib, kind)
-        found = connection.execute(_NEXT_KIND, {**values, "last": found.models}).first()
+    for models, memory_mib in connection.execute(_KINDS, {"sharing": kind, "but": mine.id if mine else ""}):
+        yield GpuRequest("", 1, words(models), memory_mib, kind)

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 
 from spawner import sharing
 from spawner.errors import DeniedError, NoGpuFree
-from spawner.ledger.journal import Journal, all_marks, latest, write_event
+from spawner.ledger.journal import Journal, all_marks, latest, out_of_use, write_event
 from spawner.ledger.leases import active, one, release, taken
 from spawner.ledger.picture import Line as Line
-from spawner.ledger.picture import in_circulation, line_of, others_wait, standing_of
+from spawner.ledger.picture import in_circulation, line_of, others_wait, standing_of, standing_with
 from spawner.ledger.tables import lease_gpus, leases, naive, one_of, stored, tickets
 from spawner.ledger.tickets import Tickets, cancel, live_tickets, live_tickets_of, require_budget
 from spawner.line import Turn as Turn
@@ -76,18 +76,19 @@ class Requests(Tickets, Journal):
             LedgerError: the database refused.
         """
         with self._transaction() as connection:
-            usable = in_circulation(gpus, all_marks(connection))
+            marks, maintenance = out_of_use(connection)
+            usable = in_circulation(gpus, marks)
             theirs = live_tickets_of(connection, holder.user)
             mine = _at(theirs, holder)
             if mine and mine.state is TicketState.CLAIMED and _same(mine.request, request):
-                standing = standing_of(connection, holder, now, theirs)
+                standing = standing_with(connection, holder, now, theirs, maintenance)
                 claim = next((lease for lease in standing.leases if lease.id == mine.lease), None)
                 if claim and _usable(claim, usable):
                     return self._take_claim(connection, mine, claim, standing, now, admit)
                 self._end_unusable(connection, mine, usable, now)
                 theirs = live_tickets_of(connection, holder.user)
                 mine = _at(theirs, holder)
-            grant = admit(request, holder, standing_of(connection, holder, now, theirs))
+            grant = admit(request, holder, standing_with(connection, holder, now, theirs, maintenance))
             if mine and not _same(mine.request, request):
                 # The holder starts something else under this name: what waited for it has no lab left to become.
                 why = "Another lab was started instead."

@@ -121,7 +121,7 @@ class Store:
             raise
         except sa.exc.IntegrityError as error:
             raise LedgerError("Another lab took that GPU in the same moment.", "Try again.") from error
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
             cause = str(getattr(error, "orig", error)).splitlines()[0]
             raise LedgerError(
                 f"The lease ledger cannot be used ({cause}).",
@@ -143,4 +143,6 @@ def _sqlite_connect(connection: Any, _record: Any) -> None:
 
 def _sqlite_begin(connection: sa.Connection) -> None:
     # A reader sees the last committed state at once; only writers wait for each other.
-    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(_READS) else "BEGIN IMMEDIATE")
+    # Told to the driver itself: as a statement of SQLAlchemy's it would cost more than it does.
+    words = "BEGIN" if connection.get_execution_options().get(_READS) else "BEGIN IMMEDIATE"
+    connection.connection.cursor().execute(words).close()
