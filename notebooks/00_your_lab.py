@@ -21,7 +21,7 @@
 # | time on two CPU cores | half a minute |
 # | time on a GPU | the same |
 # | memory | 0.5 GB |
-# | network | none |
+# | network | one question to the hub: when this lab ends |
 #
 # **Aim.** See what this lab gives you: CPUs, memory, GPUs, folders; watch it being used; and run into each limit once, on
 # purpose, so that you know it when it happens by accident. No data are used, so there is no licence to mind.
@@ -29,18 +29,21 @@
 # %%
 import os
 
-from defectlab import backbone, lab, panel, usage
+from defectlab import backbone, lab, lease, panel, usage
 
 SMOKE = os.environ.get("GPULAB_SMOKE") == "1"  # a short trial run: smaller matrices
 TRY_MEMORY = False  # True fills the memory once, in a process that is there to be killed; see below
 
 given = lab.look()
 print(given)
+print(f"{'ends':14}{lease.end()}")
 
 # %% [markdown]
 # **Reading.** This is what you were *given*, not what the host has: on a host with 64 CPUs you may well read "CPUs 4". A GPU
 # that is called *simulated* has no device behind it. Such GPUs let a lab without GPUs show how sharing works; computing happens
 # on the CPU then.
+#
+# *ends* is when the hub stops this lab, if your profile has a longest life; save before, and expect a warning.
 #
 # GPUs are yours alone as long as the lab runs, and others may be waiting for them. So a lab that holds GPUs and uses none gets
 # a notice, then a warning with the moment at which it is stopped and a button to extend, and then it is stopped. All of this is

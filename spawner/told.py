@@ -57,11 +57,13 @@ class Told:
 
     Attributes:
         labs: lease id → holder, of the person's labs that run.
+        ends: lease id → end of that lab's life; None where it has none.
         watches, troubles: of these.
         endings: the newest first, at most five.
     """
 
     labs: Mapping[str, Holder]
+    ends: Mapping[str, datetime | None]
     watches: tuple[Watch, ...]
     troubles: tuple[Trouble, ...]
     endings: tuple[Ending, ...]

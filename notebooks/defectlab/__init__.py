@@ -29,12 +29,13 @@
     usage       what your lab uses at this moment
     panel       the same, live in a notebook
     lab         what this lab gives you: CPUs, memory, GPUs
+    lease       when this lab ends
     scan        a stranger's folder, looked at with care; mvtec and boxed know the layouts
     files       files that are whole or not there
 
 `python -m defectlab data textures --out FOLDER` writes the default data set, `python -m defectlab data verify FOLDER`
-checks any, and `python -m defectlab data check FOLDER` looks through your own images. Nothing here uses the network, and nothing
-is imported before it is used: PyTorch only by the parts that need it.
+checks any, and `python -m defectlab data check FOLDER` looks through your own images. Nothing here uses the network, but for
+the one question of `lease` to the hub, and nothing is imported before it is used: PyTorch only by the parts that need it.
 """
 
 import os

@@ -23,7 +23,7 @@ _RESTART = "restart"
 KINDS = (_RESTART, *(f"trouble.{kind.value}" for kind in TroubleKind))
 _WATCHES = sa.select(watches.c.lease, watches.c.extensions, watches.c.cause)
 _MINE = (
-    sa.select(leases.c.id, leases.c.server)
+    sa.select(leases.c.id, leases.c.server, leases.c.ends)
     .where(leases.c.state == LeaseState.BOUND.value, leases.c.user == sa.bindparam("of_user"))
     .order_by(leases.c.server)
 )
@@ -81,6 +81,7 @@ class Care(Store):
             troubles = connection.execute(noted) if ids else ()
             return Told(
                 {row.id: Holder(user, row.server) for row in mine},
+                {row.id: aware(row.ends) for row in mine},
                 tuple(watch_of(row) for row in watched),
                 tuple(_trouble(row) for row in troubles),
                 tuple(

@@ -46,7 +46,8 @@ class NoticesHandler(APIHandler):
             raise web.HTTPError(403, "This token may not read your labs.")
         found = await off_loop(notices, lab_of(self), user.name)
         if not whole:
-            found |= {"notices": [notice for notice in found["notices"] if notice["server"] in names], "endings": []}
+            found |= {key: [one for one in found[key] if one["server"] in names] for key in ("labs", "notices")}
+            found["endings"] = []
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps(found))
 
@@ -156,7 +157,8 @@ def notices(lab: Lab, user: str) -> dict[str, Any]:
         "text": maintenance.message or "The lab is being maintained; no lab starts now.",
         "deadline": _second(maintenance.deadline),
     }
-    return {"notices": found, "endings": endings, "maintenance": said}
+    labs = [{"lease": lease, "server": holder.server, "ends": _second(told.ends[lease])} for lease, holder in told.labs.items()]
+    return {"labs": labs, "notices": found, "endings": endings, "maintenance": said}
 
 
 def extend(lab: Lab, lease: Lease, actor: str) -> dict[str, Any]:

@@ -60,17 +60,17 @@ def test_the_token_inside_a_lab_reads_the_notices_of_that_lab_alone(module_lab: 
     hub.start_lab("bo", token, "gpu-1", "two")
     notices = f"{hub.url}/hub/api/gpus/notices"
 
-    def told(with_token: str) -> set[str]:
+    def told(with_token: str, what: str = "notices") -> set[str]:
         answer = requests.get(notices, headers={"Authorization": f"token {with_token}"}, timeout=20)
         assert answer.status_code == 200, answer.text
-        return {notice["server"] for notice in answer.json()["notices"]}
+        return {one["server"] for one in answer.json()[what]}
 
     hub.wait_for(lambda: told(token) == {"one", "two"}, 60, "both labs to be warned of")
     inside = {}
     for found in hub.containers():
         if found["Labels"][LABEL_USER] == "bo":
             inside[found["Labels"]["io.gpulab.server"]] = hub.run_inside(found["Id"], "printenv", "JUPYTERHUB_API_TOKEN").strip()
-    assert told(inside["one"]) == {"one"}
+    assert told(inside["one"]) == told(inside["one"], "labs") == {"one"}
     of_others = [("GET", "/users/ana"), ("GET", "/gpus/usage"), ("GET", "/gpus/tickets"), ("GET", "/gpus/audit")]
     for method, path in (*of_others, ("DELETE", "/users/bo/servers/two"), ("POST", "/users/bo/servers/three")):
         headers = {"Authorization": f"token {inside['one']}"}

@@ -123,6 +123,7 @@ EXPECTED = {
         (
             r"profile +cpu",
             r"CPUs +2\b",
+            r"ends +when you stop it: this is not a lab that a hub started",
             r"/home/engineer +.*read and write",
             r"/workspace/data: Read-only file system\. Ask your admin",
             r"not tried; the limit is 4\.0 GiB",
