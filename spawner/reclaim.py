@@ -32,8 +32,8 @@ class Signals:
 
     Attributes:
         watched: time since the last look at this lab, by a clock that cannot be set.
-        gpu_percent: highest utilisation of its GPUs; 0 for simulated ones, which nothing can use, and for a seat or MIG instance
-            on which no process of the lab runs.
+        gpu_percent: highest utilisation of its GPUs; 0 for simulated ones, which nothing can use. On a seat or MIG instance the
+            lab's own processes count.
         gpu_memory_mib: memory in use on its GPUs; told, but no sign of work.
         kernels_busy: kernels that run something.
         cpu_percent: CPU of all its processes since the last look, in percent of one core.

@@ -132,10 +132,17 @@ class Maintenance:
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process on a GPU: its id on the host, and its memory in MiB (None where the driver does not say)."""
+    """A process on a GPU. None always means: the driver does not say.
+
+    Attributes:
+        pid: id on the host.
+        memory_mib: MiB.
+        percent: the most that it alone used the GPU lately, in percent; 0 where it computed nothing.
+    """
 
     pid: int
     memory_mib: int | None
+    percent: int | None = None
 
 
 class Closeness(enum.IntEnum):

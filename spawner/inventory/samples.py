@@ -81,7 +81,29 @@ def processes(look: Look, handle: object) -> tuple[GpuProcess, ...] | None:
         for one in told or ():
             used = None if one.usedGpuMemory is None else int(one.usedGpuMemory) // _MIB
             found[int(one.pid)] = GpuProcess(int(one.pid), used)
-    return tuple(found[pid] for pid in sorted(found))
+    shares = percents(nvml, handle) if found else None
+    if shares is None:
+        return tuple(found[pid] for pid in sorted(found))
+    return tuple(GpuProcess(pid, found[pid].memory_mib, shares.get(pid, 0)) for pid in sorted(found))
+
+
+def percents(nvml: Any, handle: object) -> Mapping[int, int] | None:
+    """Process id → the most that it used the GPU in the driver's latest samples, in percent; None where the driver does not tell.
+
+    The driver keeps samples of some seconds, and answers *not found* where nothing computed in them. An error costs nobody
+    anything: what is wrong with the GPU, the other questions find.
+
+    Source: NVML API reference, `nvmlDeviceGetProcessUtilization`.
+    """
+    try:
+        told = nvml.nvmlDeviceGetProcessUtilization(handle, 0)
+    except nvml.NVMLError as error:
+        return {} if error.value == nvml.NVML_ERROR_NOT_FOUND else None
+    found: dict[int, int] = {}
+    for one in told:
+        pid, most = int(one.pid), max(int(one.smUtil), int(one.encUtil), int(one.decUtil))
+        found[pid] = max(found.get(pid, 0), min(most, 100))
+    return found
 
 
 def memory_faults(look: Look, card: object) -> None:

@@ -281,7 +281,7 @@ def _sample_body(sample: GpuSample) -> dict[str, object]:
         "utilisation": sample.utilisation,
         "memory_used_mib": sample.memory_used_mib,
         "temperature": sample.temperature,
-        "processes": None if sample.processes is None else [[one.pid, one.memory_mib] for one in sample.processes],
+        "processes": None if sample.processes is None else [[one.pid, one.memory_mib, one.percent] for one in sample.processes],
         "faults": [[fault.kind, fault.detail, fault.code] for fault in sample.faults],
     }
 

@@ -263,8 +263,9 @@ def gpu_use(
 ) -> tuple[float | None, int | None]:
     """Highest utilisation of a lease's GPUs in percent, and memory in use on them in MiB; None where any is not known.
 
-    The utilisation of a seat's device is its neighbours' too, and that of a MIG instance is told by no driver. So a part on
-    which no process of the lab runs counts as unused, and its memory is that of the lab's own processes.
+    The utilisation of a seat's device is its neighbours' too, and that of a MIG instance is told by no driver. So a part is
+    used as much as the lab's own processes use it; where the driver does not tell, without any it is unused, and with one it
+    goes by the device. Its memory is that of the lab's own processes.
     """
     percents: list[float] = []
     memory: list[int | None] = []
@@ -279,9 +280,10 @@ def gpu_use(
         if _is_part(uuid):
             if sample.processes is None:
                 return None, None
-            own = [process.memory_mib for process in sample.processes if homes.get(process.pid) == lease.container]
-            percent = percent if own else 0
-            used = None if None in own else sum(size or 0 for size in own)
+            own = [process for process in sample.processes if homes.get(process.pid) == lease.container]
+            shares, sizes = [process.percent for process in own], [process.memory_mib for process in own]
+            percent = percent if None in shares else min(100, sum(share or 0 for share in shares))
+            used = None if None in sizes else sum(size or 0 for size in sizes)
         if percent is None:
             return None, None
         percents.append(float(percent))

@@ -76,6 +76,23 @@ def test_processes_of_the_multi_process_service_are_seen(look: Look) -> None:
     assert answer.samples[0].processes == (GpuProcess(1, 1), GpuProcess(2, 2), GpuProcess(3, 3))
 
 
+def test_what_each_process_uses_is_its_busiest_sample(look: Look) -> None:
+    running = ((1, 1 << 20), (2, 1 << 20), (3, 1 << 20))
+    answer = look(Card(A, processes=running, uses=((1, 10), (2, 55), (1, 40), (9, 99), (2, 4_000_000))))
+    assert answer.samples[0].processes == (GpuProcess(1, 1, 40), GpuProcess(2, 1, 100), GpuProcess(3, 1, 0))
+
+
+def test_where_nothing_computed_lately_every_process_uses_nothing(look: Look) -> None:
+    answer = look(Card(A, processes=((1, 1 << 20),), fails={"uses": nvml.NOT_FOUND}))
+    assert answer.samples[0].processes == (GpuProcess(1, 1, 0),)
+
+
+@pytest.mark.parametrize("error", [nvml.NOT_SUPPORTED, nvml.FUNCTION_NOT_FOUND, nvml.NO_PERMISSION, 999])
+def test_a_driver_that_does_not_tell_what_processes_use_costs_nothing(look: Look, error: int) -> None:
+    answer = look(Card(A, processes=((1, 1 << 20),), uses=((1, 10),), fails={"uses": error}))
+    assert answer.samples == (GpuSample(A, NOW, memory_used_mib=0, processes=(GpuProcess(1, 1),)),)
+
+
 def test_a_driver_without_the_older_question_tells_its_temperature(look: Look) -> None:
     assert look(Card(A, celsius=55, fails={"temperature": nvml.FUNCTION_NOT_FOUND})).samples[0].temperature == 55
 

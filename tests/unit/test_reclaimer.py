@@ -339,6 +339,11 @@ HOMES = {1: MINE, 2: MINE, 3: OTHERS, 4: ""}
         (None, (), (0, 0)),
         (None, ((3, 7000),), (0, 0)),
         (None, ((1, 100),), (None, None)),
+        # Where the driver tells what each process uses, the device does not matter.
+        (90, ((1, 100, 0), (3, 7000, 90)), (0, 100)),
+        (90, ((1, 100, 30), (2, 200, 25), (3, 7000, 35)), (55, 300)),
+        (None, ((1, 100, 7),), (7, 100)),
+        (90, ((1, 100, 0), (2, 200, None)), (90, 300)),
         (90, None, (None, None)),
         (None, None, (None, None)),
     ],
@@ -363,6 +368,22 @@ def test_an_idle_seat_beside_a_busy_one_is_reclaimed_and_its_neighbour_is_not(tm
     for _ in range(53):
         running = (GpuProcess(3, 7000),)
         world.ledger.note_samples([GpuSample(gpus[0].uuid, after(world.seconds), 90, 7000, processes=running)])
+        world.minutes(0.5)
+    assert set(world.hub.stopped) == {"http://hub/api/users/ana/server"}
+    world.ledger.close()
+
+
+def test_a_kernel_left_open_on_a_seat_does_not_hide_behind_a_busy_neighbour(tmp_path, monkeypatch):
+    gpus = [dataclasses.replace(GPUS[0], simulated=False)]
+    world = World(tmp_path, monkeypatch, gpus=gpus)
+    world.lab = dataclasses.replace(world.lab, config=world.shared)
+    world.reclaimer = world.fresh()
+    world.start("ana", MINE, world.lab.units())
+    world.start("bo", OTHERS, world.lab.units())
+    monkeypatch.setattr(service, "container_of", lambda pid: HOMES.get(pid, ""))
+    running = (GpuProcess(1, 500, 0), GpuProcess(3, 7000, 88))
+    for _ in range(53):
+        world.ledger.note_samples([GpuSample(gpus[0].uuid, after(world.seconds), 90, 7500, processes=running)])
         world.minutes(0.5)
     assert set(world.hub.stopped) == {"http://hub/api/users/ana/server"}
     world.ledger.close()

@@ -31,6 +31,7 @@ LIBRARY = "libnvidia-ml.so.1"
 DRIVER_NOT_LOADED = 9
 VERSION_MISMATCH = 18
 NOT_SUPPORTED = 3
+NOT_FOUND = 6
 NO_PERMISSION = 4
 FUNCTION_NOT_FOUND = 13
 GPU_IS_LOST = 15
@@ -66,6 +67,7 @@ class Card:
     pages: int = -1
     processes: tuple[tuple[int, int], ...] = ()
     mps: tuple[tuple[int, int], ...] = ()
+    uses: tuple[tuple[int, int], ...] = ()
     fails: Mapping[str, int] = field(default_factory=dict)
     mig: int = -1
     instances: tuple[Card, ...] = ()
@@ -78,6 +80,7 @@ class Card:
         lines = [f"{first} {self.name}", f"now {self.uuid} {' '.join(map(str, values))}"]
         lines += [f"process {self.uuid} {pid} {size} compute" for pid, size in self.processes]
         lines += [f"process {self.uuid} {pid} {size} mps" for pid, size in self.mps]
+        lines += [f"uses {self.uuid} {pid} {percent}" for pid, percent in self.uses]
         lines += [f"fail {self.uuid} {question} {error}" for question, error in self.fails.items()]
         if self.instances or self.mig >= 0:
             lines.append(f"mode {self.uuid} {1 if self.instances else self.mig}")

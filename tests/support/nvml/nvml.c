@@ -12,8 +12,10 @@
  *     now <uuid> <percent> <bytes used> <celsius> <uncorrected> <rows pending> <rows failed> <pages pending>
  *                                                          what it does and has; -1 is "not supported"
  *     process <uuid> <pid> <bytes> <compute|mps>           a process on it; -1 bytes are "not available"
+ *     uses <uuid> <pid> <percent>                          one sample of what a process uses; without any, the card cannot tell
  *     fail <uuid> <question> <error>                       what one question about it answers: utilisation, temperature,
- *                                                          processes, ecc, rows, mode, events, topology or remote (ends of links)
+ *                                                          processes, uses, ecc, rows, mode, events, topology or remote (ends of
+ *                                                          links)
  *     xid <uuid> <code> <GPU instance> <compute instance>  one more error that the driver reports; -1 for the whole card.
  *                                                          Lines are only ever added: the first ones were reported before
  *     ancestor <uuid> <uuid> <level>                       where two GPUs meet on PCIe; across processors without this line
@@ -37,9 +39,9 @@ enum {
 enum { MOST_GPUS = 16, MOST_INSTANCES = 7, MOST_UNITS = MOST_GPUS * (1 + MOST_INSTANCES) };
 enum { MOST_PROCESSES = 8, MOST_LINKS = 18, MOST_PAIRS = MOST_GPUS * MOST_GPUS, MOST_XIDS = 256, MOST_SETS = 8 };
 enum { ACROSS = 50, REMOTE_GPU = 0, REMOTE_SWITCH = 2, XID_EVENT = 8, NVLINK_CAPABILITY = 2, P2P_OK = 0, P2P_NOT_SUPPORTED = 5 };
-enum question { UTILISATION, TEMPERATURE, PROCESSES, ECC, ROWS, MODE, EVENTS, TOPOLOGY, REMOTE, QUESTIONS };
+enum question { UTILISATION, TEMPERATURE, PROCESSES, USES, ECC, ROWS, MODE, EVENTS, TOPOLOGY, REMOTE, QUESTIONS };
 static const char *const question_names[] = {
-    "utilisation", "temperature", "processes", "ecc", "rows", "mode", "events", "topology", "remote"
+    "utilisation", "temperature", "processes", "uses", "ecc", "rows", "mode", "events", "topology", "remote"
 };
 
 typedef struct Unit {
@@ -50,6 +52,8 @@ typedef struct Unit {
     long long used, uncorrected;
     int processes;
     struct { unsigned int pid; long long bytes; int mps; } process[MOST_PROCESSES];
+    int samples;
+    struct { unsigned int pid, percent; } sample[MOST_PROCESSES];
     struct Unit *card;
     int gpu_instance, compute_instance;
     int switch_links;
@@ -58,6 +62,7 @@ typedef struct Unit {
 typedef struct { unsigned int gpu, memory; } Utilization;
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned int pid; unsigned long long bytes; unsigned int gpu_instance, compute_instance; } Process;
+typedef struct { unsigned int pid; unsigned long long at; unsigned int compute, memory, encoder, decoder; } Use;
 typedef struct {
     char legacy[16];
     unsigned int domain, bus, device, device_id, subsystem_id;
@@ -134,6 +139,10 @@ static void read_doings(const char *line) {
         unit->process[unit->processes].pid = pid;
         unit->process[unit->processes].bytes = bytes;
         unit->process[unit->processes++].mps = strcmp(word, "mps") == 0;
+    }
+    if (sscanf(line, "uses %95s %u %d", uuid, &pid, &error) == 3 && (unit = by_uuid(uuid)) && unit->samples < MOST_PROCESSES) {
+        unit->sample[unit->samples].pid = pid;
+        unit->sample[unit->samples++].percent = (unsigned int)error;
     }
     if (sscanf(line, "fail %95s %31s %d", uuid, word, &error) == 3 && (unit = by_uuid(uuid)))
         for (int i = 0; i < QUESTIONS; i++)
@@ -386,6 +395,18 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Unit *unit, unsigned int *length, Pr
 
 int nvmlDeviceGetMPSComputeRunningProcesses_v3(Unit *unit, unsigned int *length, Process *to) {
     return running(unit, 1, length, to);
+}
+
+int nvmlDeviceGetProcessUtilization(Unit *unit, Use *to, unsigned int *length, unsigned long long since) {
+    int error = asked(unit, USES);
+    unsigned int room = *length;
+
+    if (error == SUCCESS && (unit->samples == 0 || since != 0))
+        error = NOT_SUPPORTED;
+    for (int i = 0; error == SUCCESS && to && i < unit->samples && (unsigned int)i < room; i++)
+        to[i] = (Use){unit->sample[i].pid, 1, unit->sample[i].percent, 0, 0, 0};
+    *length = (unsigned int)unit->samples;
+    return answered(error ? error : to == NULL || *length > room ? INSUFFICIENT_SIZE : SUCCESS);
 }
 
 /* How they are */
