@@ -17,6 +17,11 @@
     pixels      the same for maps against masks: PRO and pixel AUROC
     figures     the figures of a run, for those who quote them
     plots       labelled plots
+    signals     vibration: spectra, envelopes, and how far a fault stands out of them
+    bearings    records of good and damaged bearings, and splits that keep a record whole
+    plant       a solar-thermal plant's year, and what it should have delivered
+    drift       charts that notice when something no longer does as expected, and how soon
+    charts      labelled plots of signals and of days
     monitor     a training that goes on beside the notebook
     widgets     parts that answer: threshold, masks, a training on its way
     store       a trained model as a file, with what it was trained on
