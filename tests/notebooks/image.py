@@ -13,6 +13,7 @@ import nbformat
 
 REPO = Path(__file__).resolve().parents[2]
 IMAGE = "gpulab/pytorch:latest"
+PREDICTIVE = "gpulab/predictive:latest"
 IN_IMAGE = {str(REPO / "tests" / "notebooks" / "in_image"): {"bind": "/tests", "mode": "ro"}}
 LIMITS: dict[str, Any] = {
     "user": "1000:1000",

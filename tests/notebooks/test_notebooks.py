@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import nbformat
 import pytest
 
 from tests.notebooks.conftest import Lab
-from tests.notebooks.image import REPO, execute, volumes
+from tests.notebooks.image import IMAGE, PREDICTIVE, REPO, execute, volumes
 
 NOTEBOOKS = sorted((REPO / "notebooks").glob("[0-9]*.ipynb"))
 MOST_CELLS = 40
@@ -64,9 +64,11 @@ class TestShape:
         assert not re.search(r"https?://|requests|urllib|pip install|download", code)
 
 
-def executed(client: docker.DockerClient, name: str, *changes: str, mounts: dict[str, Any], smoke: bool) -> nbformat.NotebookNode:
+def executed(
+    client: docker.DockerClient, name: str, *changes: str, mounts: dict[str, Any], smoke: bool, image: str = IMAGE
+) -> nbformat.NotebookNode:
     """Execute without an error and without a warning."""
-    notebook = execute(client, name, *changes, mounts=mounts, smoke=smoke)
+    notebook = execute(client, name, *changes, mounts=mounts, smoke=smoke, image=image)
     print(f"{name}: {notebook.metadata.seconds} s, {notebook.metadata.peak_bytes / 1e9:.2f} GB")
     assert "error" not in notebook.metadata, notebook.metadata.error
     # Warnings are written to standard error; progress bars are widgets.
@@ -93,6 +95,11 @@ def textures(client: docker.DockerClient, lab: Lab) -> Iterator[dict[str, Any]]:
         yield {data: {"bind": "/workspace/data", "mode": "ro"}}
 
 
+def reading(folder: Path) -> dict[str, Any]:
+    """A folder of data sets, read-only as a lab has it."""
+    return {str(folder): {"bind": "/workspace/data", "mode": "ro"}}
+
+
 @pytest.fixture
 def models(client: docker.DockerClient) -> Iterator[dict[str, Any]]:
     with volumes(client, "models") as (name,):
@@ -108,12 +115,16 @@ class Expected:
         seconds: what it may take in the short run and in full, on a machine that is doing something else, too.
         says: patterns that its output holds, in the short run as in full.
         last: its last line.
+        data: the data set that it reads.
+        image: the image that it is for.
     """
 
     pictures: int
     seconds: tuple[int, int]
     says: tuple[str, ...]
     last: str = "All checks passed."
+    data: str = "textures"
+    image: str = IMAGE
 
 
 EXPECTED = {
@@ -185,6 +196,34 @@ EXPECTED = {
             r"after the threshold was changed: .*was changed",
         ),
     ),
+    "07_bearing_vibration": Expected(
+        8,
+        (60, 60),
+        (
+            r"healthy +3 records, +18\.0 s at \[97656\.0\] samples per second",
+            r"outer race +envelope +outer race +\d\d\.\d times, inner race +\d\.\d times",
+            r"(part \d: threshold \d\.\d, learnt from \d+ records, judged \d\n){3}",
+            r"rule of two numbers: 156 of 156 windows, 20 of 20 records named rightly",
+            r"healthy records left alone +3 of +3: the true rate may be 29\.2% to 100\.0%",
+        ),
+        last="All checks passed; the memory is free again.",
+        data="bearings",
+        image=PREDICTIVE,
+    ),
+    "08_process_drift": Expected(
+        6,
+        (60, 60),
+        (
+            r"525,600 minutes, 92% of them with data",
+            r"beam +0\.\d+ +0\.\d+ → 0\.\d+ \(\d\.\d times\)",
+            r"CUSUM +first alarm after \d+ watched days",
+            r"flow meter loses 3 % +-3\.0% of the day's energy",
+            r"as it is +renewed monthly +last ten days -0\.\d%, no alarm",
+        ),
+        last="All checks passed; the memory is free again.",
+        data="solar-thermal",
+        image=PREDICTIVE,
+    ),
 }
 
 
@@ -195,10 +234,16 @@ def test_every_notebook_has_its_expectations() -> None:
 @pytest.mark.parametrize("smoke", [True, False] if FULL else [True], ids=lambda smoke: "smoke" if smoke else "full")
 @pytest.mark.parametrize("name", EXPECTED)
 def test_it_runs_from_its_first_to_its_last_cell(
-    client: docker.DockerClient, textures: dict[str, Any], models: dict[str, Any], name: str, smoke: bool
+    client: docker.DockerClient,
+    textures: dict[str, Any],
+    fetched: Callable[[str], Path],
+    models: dict[str, Any],
+    name: str,
+    smoke: bool,
 ) -> None:
     expected = EXPECTED[name]
-    notebook = executed(client, f"{name}.ipynb", mounts={**textures, **models}, smoke=smoke)
+    data = textures if expected.data == "textures" else reading(fetched(expected.data))
+    notebook = executed(client, f"{name}.ipynb", mounts={**data, **models}, smoke=smoke, image=expected.image)
     text = printed(notebook)
     missing = [pattern for pattern in expected.says if not re.search(pattern, text)]
     assert not missing, f"{missing} in\n{text}"
@@ -231,10 +276,22 @@ print(json.dumps(card))
 
 
 def test_01_runs_on_the_solar_cells_too(client: docker.DockerClient, elpv: Path, models: dict[str, Any]) -> None:
-    mounts = {str(elpv): {"bind": "/workspace/data", "mode": "ro"}, **models}
+    mounts = {**reading(elpv), **models}
     change = ('DATA = "textures"', 'DATA = "elpv"')
     notebook = executed(client, "01_first_defect_model.ipynb", *change, mounts=mounts, smoke=True)
     assert "licence CC-BY-NC-SA-4.0" in printed(notebook)
+
+
+@pytest.mark.parametrize("name", [name for name, expected in EXPECTED.items() if expected.image == PREDICTIVE])
+def test_one_for_predictive_maintenance_without_its_data_says_what_to_do(client: docker.DockerClient, name: str) -> None:
+    notebook = execute(client, f"{name}.ipynb", smoke=True, image=PREDICTIVE)
+    asked = f"There is no data set in /workspace/data/{EXPECTED[name].data}: your admin installs one with `gpulab data get`."
+    assert asked in notebook.metadata.error
+
+
+def test_08_in_another_image_names_the_profile_that_it_needs(client: docker.DockerClient, textures: dict[str, Any]) -> None:
+    notebook = execute(client, "08_process_drift.ipynb", mounts=textures, smoke=True)
+    assert "start a lab with the profile 'Predictive maintenance'" in notebook.metadata.error
 
 
 def test_01_without_its_data_says_what_to_do(client: docker.DockerClient) -> None:
