@@ -46,6 +46,16 @@ def test_one_gpu_lab_from_start_to_stop(module_lab: HubProcess):
     assert hub.containers() == []
 
 
+def test_a_profile_with_an_image_of_its_own_starts_from_it(module_lab: HubProcess):
+    hub = module_lab
+    token = hub.token("ana")
+    hub.start_lab("ana", token, "predictive")
+    (found,) = hub.containers()
+    assert hub.engine.client.inspect_container(found["Id"])["Config"]["Image"] == "gpulab/predictive:latest"
+    hub.run_inside(found["Id"], "python", "-c", "import statsmodels.api")
+    hub.stop_lab("ana", token)
+
+
 def test_secrets_and_state_are_the_hubs_own(module_lab: HubProcess):
     state = module_lab.files.folder / ".lab"
     assert (state / "secrets").stat().st_mode & 0o077 == 0
