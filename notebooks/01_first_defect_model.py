@@ -147,10 +147,10 @@ training = monitor.start(train.fit, network, learn, parts.validation, settings, 
 widgets.TrainingMonitor(training)
 
 # %% [markdown]
-# The next cell waits for the end.
+# The next cell waits for the end; by `await`, so that the bar and its button go on answering.
 
 # %%
-history = training.result()
+history = await training.finished()
 print(f"{len(history.train_loss)} epochs in {history.seconds:.0f} s")
 plots.learning_curve(history)
 

@@ -22,8 +22,12 @@
     plant       a solar-thermal plant's year, and what it should have delivered
     drift       charts that notice when something no longer does as expected, and how soon
     charts      labelled plots of signals and of days
+    labels      labels that people correct, each decision kept
+    suspects    which labels to look at first
+    labeller    a part to label images in, by keyboard
     monitor     a training that goes on beside the notebook
     widgets     parts that answer: threshold, masks, a training on its way
+    pictures    images as HTML, for such parts
     store       a trained model as a file, with what it was trained on
     export      ONNX, torch.export, TorchScript, each compared with the network
     manifest    the sealed slip of paper that goes to the line with a model

@@ -102,7 +102,7 @@ class Linear:
     Attributes:
         pipeline: scaling and logistic regression.
         strength: the regularisation that was chosen; lower is stronger.
-        tried: cross-validated AUROC of every strength that was tried.
+        tried: cross-validated AUROC of every strength that was tried; empty where there was none to choose from.
     """
 
     pipeline: Pipeline
@@ -121,20 +121,31 @@ def fit(features: Features, data: DataSet, strengths: tuple[float, ...] = STRENG
     Args:
         features: of the training images, as `extract` gives them.
         data: the same images; their labels and groups are used.
-        strengths: values of the regularisation to try.
+        strengths: values of the regularisation to try; a single one is taken as it is.
+        folds: parts of the cross-validation.
+    """
+    tried: dict[float, float] = {}
+    if len(strengths) > 1:
+        tried = {strength: metrics.auroc(data.labels, held_out(features, data, strength, folds=folds)) for strength in strengths}
+    best = max(tried, key=lambda strength: tried[strength], default=strengths[0])
+    return Linear(_pipeline(best).fit(features, data.labels), best, tried)
+
+
+def held_out(features: Features, data: DataSet, strength: float, *, folds: int = 4) -> NDArray[np.float64]:
+    """The probability of a defect in every image, each from a model that has learnt from other groups only.
+
+    Args:
+        features: of the images, as `extract` gives them.
+        data: the same images; their labels and groups are used.
+        strength: of the regularisation; lower is stronger.
         folds: parts of the cross-validation.
     """
     labels, groups = data.labels, np.array([record.group for record in data.records])
-    parts = list(GroupKFold(n_splits=folds).split(features, labels, groups))
-    tried: dict[float, float] = {}
-    for strength in strengths:
-        held_out = np.zeros(len(labels))
-        for inside, outside in parts:
-            fitted = _pipeline(strength).fit(features[inside], labels[inside])
-            held_out[outside] = fitted.decision_function(features[outside])
-        tried[strength] = metrics.auroc(labels, held_out)
-    best = max(tried, key=lambda strength: tried[strength])
-    return Linear(_pipeline(best).fit(features, labels), best, tried)
+    found = np.zeros(len(labels))
+    for inside, outside in GroupKFold(n_splits=folds).split(features, labels, groups):
+        fitted = _pipeline(strength).fit(features[inside], labels[inside])
+        found[outside] = fitted.predict_proba(features[outside])[:, 1]
+    return found
 
 
 def _pipeline(strength: float) -> Pipeline:

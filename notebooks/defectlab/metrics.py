@@ -8,7 +8,7 @@ share of good parts that do. A scores array has one number per image, a high one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 LEVEL = 0.95
+Figure = Callable[[NDArray[np.bool_], NDArray[np.float64]], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ def recall_at(labels: ArrayLike, scores: ArrayLike, rate: float) -> float:
 
 
 def bootstrap(
-    figure: Callable[[NDArray[np.bool_], NDArray[np.float64]], float],
+    figure: Figure,
     labels: ArrayLike,
     scores: ArrayLike,
     *,
@@ -186,18 +187,38 @@ def bootstrap(
         seed: start of the random numbers.
     """
     bad, numbers = _pair(labels, scores)
-    rng = np.random.default_rng(seed)
-    names = np.arange(len(bad)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    members = np.split(np.argsort(names, kind="stable"), np.cumsum(np.bincount(names))[:-1])
-    found: list[float] = []
-    for _ in range(draws):
-        drawn = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-        # A draw without a defect or without a good part says nothing.
-        if 0 < bad[drawn].sum() < len(drawn):
-            found.append(figure(bad[drawn], numbers[drawn]))
-    rest = (1.0 - LEVEL) / 2.0
-    low, high = np.quantile(found, [rest, 1.0 - rest]) if found else (np.nan, np.nan)
-    return Estimate(figure(bad, numbers), float(low), float(high))
+    found = [figure(bad[drawn], numbers[drawn]) for drawn in _draws(bad, groups, draws, seed)]
+    return _estimate(figure(bad, numbers), found)
+
+
+def difference(
+    figure: Figure,
+    labels: ArrayLike,
+    before: ArrayLike,
+    after: ArrayLike,
+    *,
+    groups: Sequence[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """How much a figure has risen from one detector to another *on the same images*, with an interval.
+
+    Both are judged on each draw, so what makes a draw easy or hard for both cancels out. Where the interval holds 0, these
+    images cannot tell which of the two is better.
+
+    Args:
+        figure: such as `auroc`.
+        labels: True where there is a defect.
+        before: scores of one detector.
+        after: scores of the other.
+        groups: as in `bootstrap`.
+        draws: how often to draw.
+        seed: start of the random numbers.
+    """
+    bad, first = _pair(labels, before)
+    _, second = _pair(labels, after)
+    found = [figure(bad[drawn], second[drawn]) - figure(bad[drawn], first[drawn]) for drawn in _draws(bad, groups, draws, seed)]
+    return _estimate(figure(bad, second) - figure(bad, first), found)
 
 
 def roc(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -229,6 +250,23 @@ def recall_by(names: Sequence[str], labels: ArrayLike, scores: ArrayLike, thresh
             caught, total = found.get(name, (0, 0))
             found[name] = (caught + int(score >= threshold), total + 1)
     return dict(sorted(found.items(), key=lambda entry: (entry[1][0] / entry[1][1], entry[0])))
+
+
+def _draws(bad: NDArray[np.bool_], groups: Sequence[str] | None, draws: int, seed: int) -> Iterator[NDArray[np.intp]]:
+    rng = np.random.default_rng(seed)
+    names = np.arange(len(bad)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    members = np.split(np.argsort(names, kind="stable"), np.cumsum(np.bincount(names))[:-1])
+    for _ in range(draws):
+        drawn = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        # A draw without a defect or without a good part says nothing.
+        if 0 < bad[drawn].sum() < len(drawn):
+            yield drawn
+
+
+def _estimate(value: float, found: list[float]) -> Estimate:
+    rest = (1.0 - LEVEL) / 2.0
+    low, high = np.quantile(found, [rest, 1.0 - rest]) if found else (np.nan, np.nan)
+    return Estimate(value, float(low), float(high))
 
 
 def _pair(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

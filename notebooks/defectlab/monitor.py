@@ -5,14 +5,16 @@ because a browser went away: the thread is the kernel's, and a checkpoint outliv
 
     training = monitor.start(train.fit, network, …, progress=False, log="run.jsonl")
     widgets.TrainingMonitor(training)   # shows it; may be run again after a reload of the browser, as often as you like
-    history = training.result()         # waits for the end
+    history = await training.finished() # waits for the end, and lets the widget answer meanwhile
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +24,10 @@ from defectlab.train import History, Progress, Stopped, Watch
 
 # Often enough for an eye, seldom enough for a NAS.
 _SECONDS_BETWEEN_LINES = 1.0
+_SECONDS_BETWEEN_LOOKS = 0.1
+# Weak, so that a training that is over holds no network: its own thread keeps it as long as it goes on.
+_under_way: weakref.WeakValueDictionary[Path, Training] = weakref.WeakValueDictionary()
+_beginning = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,20 @@ class Training:
         assert self._history is not None
         return self._history
 
+    async def finished(self) -> History:
+        """Wait as `result` does, and let the kernel answer meanwhile: `history = await training.finished()` in a notebook.
+
+        A cell that waits by `result` keeps the kernel busy: until the end no button answers, and after a reload of the browser
+        no widget comes back. Cells below wait either way.
+
+        Raises:
+            Stopped: it was stopped.
+            Exception: what it failed with.
+        """
+        while not self._over.is_set():
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+        return self.result()
+
     def _run(self) -> None:
         try:
             history = self._work(self._watch)
@@ -140,7 +160,10 @@ class Training:
 
 
 def start(work: Callable[..., History], *words: Any, log: Path | str | None = None, **named: Any) -> Training:
-    """Begin a training beside the notebook.
+    """Begin a training beside the notebook, or give the one that is under way.
+
+    A cell that is run again, such as after a reload of the browser, must not begin a second training that writes to the files of
+    the first: where one with this log or this checkpoint is under way in this kernel, that one is given.
 
     Args:
         work: trains, such as `train.fit`. Beside what is given here it gets `watch`, which it has to tell of every step.
@@ -151,7 +174,15 @@ def start(work: Callable[..., History], *words: Any, log: Path | str | None = No
     def watched(watch: Watch) -> History:
         return work(*words, **named, watch=watch)
 
-    return Training(watched, None if log is None else Path(log))
+    places = {Path(place).absolute() for place in (log, named.get("checkpoint")) if place is not None}
+    with _beginning:
+        for place in places:
+            training = _under_way.get(place)
+            if training is not None and not training.state.over:
+                return training
+        begun = Training(watched, None if log is None else Path(log))
+        _under_way.update(dict.fromkeys(places, begun))
+    return begun
 
 
 def read(log: Path | str) -> list[tuple[str, Progress]]:

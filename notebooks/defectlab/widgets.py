@@ -3,13 +3,13 @@
 Owns what is shown and what a movement of the hand changes. Never trains and never computes a figure of merit (`metrics` does).
 Everything works by keyboard: Tab goes from part to part, the arrow keys move a slider, Space presses a button.
 
-What a widget shows is kept by the kernel, so it is there again after the browser was reloaded. Where a notebook had not been
-saved before, run its cell again: the training goes on meanwhile.
+What a widget shows is kept by the kernel, so it is there again after the browser was reloaded, if the notebook had been saved
+(Ctrl+S) since the cell ran. If not, run the cell again: the training goes on meanwhile, and is not begun twice. A cell that keeps
+the kernel busy keeps widgets from answering; one that waits for a training by `await training.finished()` does not.
 """
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import threading
@@ -20,14 +20,13 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 from scipy import ndimage
 
-from defectlab import metrics, monitor
+from defectlab import metrics, monitor, pictures
 from defectlab.data import DataSet
+from defectlab.pictures import Grey
 from defectlab.pixels import resized
 
-Grey = NDArray[np.uint8]
 _DEFECT = (213, 94, 0)
 _MOST_SHOWN = 8
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -38,7 +37,10 @@ _WIDE = {"description_width": "initial"}
 
 
 class ThresholdSlider(ip.VBox):  # type: ignore[misc]
-    """Precision, recall and false alarms at a threshold, and the images that the last movement put on the other side.
+    """Precision, recall and false alarms at a threshold, and the images that are on the other side than where one began.
+
+    An arrow key moves it to the next score, so that mostly one image changes sides; Page Up and Page Down go five scores, Home
+    and End to the ends.
 
     Args:
         data: the images; take validation images, as whoever chooses by test images has none left to be judged by.
@@ -53,13 +55,19 @@ class ThresholdSlider(ip.VBox):  # type: ignore[misc]
         # Every position makes a difference: the slider goes from score to score and not along a ruler.
         self._steps = np.append(np.unique(self._scores), np.nextafter(self._scores.max(), np.inf))
         start = int(np.clip(np.searchsorted(self._steps, threshold), 0, len(self._steps) - 1))
+        # The number of a step says nothing to anybody; the threshold itself stands in the table below.
         self._slider = ip.IntSlider(
-            value=start, min=0, max=len(self._steps) - 1, description="Threshold, step", style=_WIDE, layout={"width": "32rem"}
+            value=start, min=0, max=len(self._steps) - 1, description="Threshold", readout=False, style=_WIDE,
+            layout={"width": "32rem"},
+        )  # fmt: skip
+        self._here = ip.Button(
+            description="Compare from here", tooltip="Show from now on who changes sides against this threshold"
         )
         self._told, self._changed = ip.HTML(), ip.HTML()
         self._slider.observe(self._moved, names="value")
-        self._before = self.threshold
-        super().__init__([self._slider, self._told, self._changed])
+        self._here.on_click(self._anchored)
+        self._from = self.threshold
+        super().__init__([ip.HBox([self._slider, self._here]), self._told, self._changed])
         self._show()
 
     @property
@@ -70,18 +78,32 @@ class ThresholdSlider(ip.VBox):  # type: ignore[misc]
     def _moved(self, _: object) -> None:
         self._show()
 
+    def _anchored(self, _: object) -> None:
+        self._from = self.threshold
+        self._show()
+
     def _show(self) -> None:
         now = self.threshold
         self._told.value = told(metrics.confusion(self._data.labels, self._scores, now), now)
-        changed = sides_changed(self._scores, self._before, now)
-        self._changed.value = _row(
-            [
-                (self._data.images[i], f"{self._data.records[i].kind}, {self._scores[i]:.3f}, {_verdict(self._scores[i] >= now)}")
-                for i in changed[:_MOST_SHOWN]
-            ],
-            f"{len(changed)} images changed sides with the last movement.",
-        )
-        self._before = now
+        changed = sides_changed(self._scores, self._from, now)
+        shown = [
+            (self._data.images[i], f"{self._data.records[i].kind}, {self._scores[i]:.3f}, {_verdict(self._scores[i] >= now)}")
+            for i in changed[:_MOST_SHOWN]
+        ]
+        self._changed.value = pictures.row(shown, moved(self._data.labels, changed, self._from, now))
+
+
+def moved(labels: NDArray[np.bool_], changed: NDArray[np.intp], before: float, after: float) -> str:
+    """Which images changed sides between two thresholds, in words."""
+    if not len(changed):
+        return f"0 images changed sides against a threshold of {before:.4g}."
+    gained = "raise an alarm only now" if after < before else "raise no alarm any more"
+    defects = int(labels[changed].sum())
+    most = f" The {_MOST_SHOWN} nearest to the threshold:" if len(changed) > _MOST_SHOWN else ""
+    return (
+        f"{len(changed)} image{'s' if len(changed) > 1 else ''} changed sides against a threshold of {before:.4g}: "
+        f"{defects} defective and {len(changed) - defects} good ones {gained}.{most}"
+    )
 
 
 def told(counts: metrics.Confusion, threshold: float) -> str:
@@ -113,34 +135,42 @@ class MaskViewer(ip.VBox):  # type: ignore[misc]
     Args:
         data: the images.
         scores: one per image; images are shown in this order, the highest first.
-        maps: one per image, `(n, h, w)`.
+        maps: one per image, `(n, h, w)`; None where a model gives none.
         choices: indices by name, such as `{"missed": …, "false alarms": …}`; beside them there is "all".
     """
 
     def __init__(
-        self, data: DataSet, scores: ArrayLike, maps: NDArray[np.float32], choices: dict[str, Sequence[int]] | None = None
+        self,
+        data: DataSet,
+        scores: ArrayLike,
+        maps: NDArray[np.float32] | None = None,
+        choices: dict[str, Sequence[int]] | None = None,
     ) -> None:
         self._data, self._scores, self._maps = data, np.asarray(scores, dtype=np.float64), maps
         order = [int(i) for i in np.argsort(-self._scores, kind="stable")]
         self._choices = {"all": order, **{name: list(found) for name, found in (choices or {}).items()}}
-        self._low, self._high = float(maps.min()), float(maps.max())
+        self._low, self._high = (0.0, 1.0) if maps is None else (float(maps.min()), float(maps.max()))
         names = [(f"{name} ({len(found)})", name) for name, found in self._choices.items()]
         self._which = ip.Dropdown(options=names, description="Show", style=_WIDE)
+        # Counted from 1, as the choices say how many there are.
         self._number = ip.IntSlider(
-            value=0, min=0, max=len(order) - 1, description="Image", style=_WIDE, layout={"width": "32rem"}
+            value=1, min=1, max=max(len(order), 1), description="Image", style=_WIDE, layout={"width": "32rem"}
         )
         self._opacity = ip.FloatSlider(value=0.5, min=0.0, max=1.0, step=0.05, description="Map's opacity", style=_WIDE)
         self._outline = ip.Checkbox(value=True, description="Outline of the mask", indent=False)
         self._picture = ip.HTML()
         self._which.observe(self._chosen, names="value")
+        self._opacity.layout.display = "none" if maps is None else None
+        self._outline.layout.display = "none" if data.masks is None else None
         for part in (self._number, self._opacity, self._outline):
             part.observe(self._moved, names="value")
-        super().__init__([ip.HBox([self._which, self._opacity, self._outline]), self._number, self._picture])
+        # What is moved most comes first by Tab.
+        super().__init__([self._number, ip.HBox([self._which, self._opacity, self._outline]), self._picture])
         self._show()
 
     def _chosen(self, _: object) -> None:
-        self._number.value = 0
-        self._number.max = max(len(self._choices[self._which.value]) - 1, 0)
+        self._number.value = 1
+        self._number.max = max(len(self._choices[self._which.value]), 1)
         self._show()
 
     def _moved(self, _: object) -> None:
@@ -151,14 +181,16 @@ class MaskViewer(ip.VBox):  # type: ignore[misc]
         if not found:
             self._picture.value = "<p role='status'>There is none.</p>"
             return
-        i = found[min(self._number.value, len(found) - 1)]
+        i = found[min(self._number.value, len(found)) - 1]
         record, image = self._data.records[i], self._data.images[i]
-        share = resized(self._maps[i : i + 1], image.shape)[0]
-        share = (share - self._low) / max(self._high - self._low, 1e-9)
         mask = self._data.masks[i] if self._outline.value and self._data.masks is not None else None
+        share, over = np.zeros(image.shape, np.float32), "with mask"
+        if self._maps is not None:
+            share = resized(self._maps[i : i + 1], image.shape)[0]
+            share, over = (share - self._low) / max(self._high - self._low, 1e-9), "with map and mask"
         what = f"{record.file}: {record.kind}, score {self._scores[i]:.3f}"
-        both = [(image, "as it is"), (overlay(image, share, mask, self._opacity.value), "with map and mask")]
-        self._picture.value = _row(both, what, side=288)
+        both = [(image, "as it is"), (overlay(image, share, mask, self._opacity.value), over)]
+        self._picture.value = pictures.row(both, what, side=288)
 
 
 def overlay(image: Grey, share: NDArray[np.float32], mask: NDArray[np.bool_] | None, opacity: float) -> Grey:
@@ -249,27 +281,9 @@ def _curve(losses: Sequence[float]) -> str:
     axis.plot(range(1, len(losses) + 1), losses, marker="o", markersize=3, color="#0072b2")
     axis.set(xlabel="epoch", ylabel="validation loss")
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
     words = f"Validation loss by epoch, now {losses[-1]:.3f}"
-    return _img(content.getvalue(), words, width=460)
-
-
-def _row(pictures: Sequence[tuple[Grey, str]], title: str, side: int = 120) -> str:
-    shown = "".join(
-        f"<figure style='margin:0 .8em 0 0;display:inline-block'>{_img(_png(image), f'{title} {words}', side)}"
-        f"<figcaption style='font-size:85%'>{html.escape(words)}</figcaption></figure>"
-        for image, words in pictures
-    )
-    return f"<p>{html.escape(title)}</p><div>{shown}</div>"
-
-
-def _img(content: bytes, words: str, width: int) -> str:
-    source = base64.b64encode(content).decode()
-    return f"<img alt='{html.escape(words)}' width='{width}' src='data:image/png;base64,{source}'>"
-
-
-def _png(image: Grey) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, format="png")
-    return content.getvalue()
+    return pictures.img(content.getvalue(), words, width=460)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from defectlab import metrics
 from defectlab.metrics import Confusion
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
@@ -178,3 +178,29 @@ def test_groups_make_the_interval_wider() -> None:
     alone = metrics.bootstrap(metrics.auroc, bad, scores, draws=300)
     together = metrics.bootstrap(metrics.auroc, bad, scores, groups=groups, draws=300)
     assert together.high - together.low > 2 * (alone.high - alone.low)
+
+
+@settings(max_examples=20)
+@given(pairs=PAIRS, seed=st.integers(0, 20))
+def test_a_detector_is_no_better_than_itself_and_turning_the_question_round_turns_the_answer(
+    pairs: list[tuple[bool, float]], seed: int
+) -> None:
+    labels, scores = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+    other = np.random.default_rng(seed).permutation(scores)
+    same = metrics.difference(metrics.auroc, labels, scores, scores, draws=5, seed=seed)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    there = metrics.difference(metrics.auroc, labels, scores, other, draws=20, seed=seed)
+    back = metrics.difference(metrics.auroc, labels, other, scores, draws=20, seed=seed)
+    assert (back.value, back.low, back.high) == pytest.approx((-there.value, -there.high, -there.low), abs=1e-12)
+
+
+def test_pairs_tell_what_two_intervals_beside_each_other_cannot() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random(400) < 0.5
+    # What is hard is hard for both; one of them is a little better everywhere.
+    shared = rng.normal(size=400)
+    before, after = shared + 1.0 * labels, shared + 1.2 * labels
+    alone = [metrics.bootstrap(metrics.auroc, labels, scores, draws=200) for scores in (before, after)]
+    paired = metrics.difference(metrics.auroc, labels, before, after, draws=200)
+    assert alone[0].high > alone[1].low
+    assert paired.low > 0

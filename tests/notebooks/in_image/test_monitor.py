@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -90,6 +91,59 @@ def test_a_log_with_a_torn_line_is_read_without_it(tmp_path: Path) -> None:
     log.write_text(log.read_text() + '{"word": "running", "epo\n[]\n')
     assert monitor.read(log) == whole
     assert monitor.read(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("named", [{"log": "run.jsonl"}, {"checkpoint": Path("run.checkpoint")}], ids=["log", "checkpoint"])
+def test_a_cell_that_is_run_again_gets_the_training_that_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def work(watch: Watch, checkpoint: Path | None = None) -> History:
+        watch(at(1))
+        arrived.set()
+        go_on.wait(30)
+        return History([1.0])
+
+    first = monitor.start(work, **named)
+    assert arrived.wait(30)
+    assert monitor.start(work, **named) is first
+    assert monitor.start(work, log="other") is not first
+    go_on.set()
+    first.result()
+    assert monitor.start(work, **named) is not first
+
+
+def test_whoever_waits_by_await_leaves_the_kernel_free() -> None:
+    go_on = threading.Event()
+
+    def work(watch: Watch) -> History:
+        watch(at(1))
+        go_on.wait(30)
+        return History([1.0])
+
+    async def cell_and_messages() -> tuple[History, int]:
+        answered = 0
+        waiting = asyncio.create_task(monitor.start(work).finished())
+        while not waiting.done():
+            answered += 1
+            if answered == 3:
+                go_on.set()
+            await asyncio.sleep(0)
+        return await waiting, answered
+
+    history, answered = asyncio.run(cell_and_messages())
+    assert history.train_loss == [1.0]
+    assert answered >= 3
+
+
+def test_waiting_by_await_raises_what_the_training_failed_with() -> None:
+    def work(watch: Watch) -> History:
+        raise ValueError("the images are gone")
+
+    with pytest.raises(ValueError, match="the images are gone"):
+        asyncio.run(monitor.start(work).finished())
 
 
 def test_what_else_is_given_reaches_the_work() -> None:

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from defectlab import data, metrics, monitor, widgets
+from defectlab import data, metrics, monitor, pictures, widgets
 from defectlab.train import History, Progress, Watch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,17 +30,24 @@ def test_the_slider_starts_at_one_percent_and_tells_counts(tiny: data.DataSet, s
     assert "0 images changed sides" in slider._changed.value
 
 
-def test_a_step_shows_the_images_that_changed_sides(tiny: data.DataSet, scores: np.ndarray) -> None:
+def test_steps_show_the_images_on_the_other_side_than_at_the_beginning(tiny: data.DataSet, scores: np.ndarray) -> None:
     slider = widgets.ThresholdSlider(tiny, scores, threshold=0.5)
     before = slider.threshold
-    slider._slider.value -= 3
-    changed = int(((scores >= before) != (scores >= slider.threshold)).sum())
-    assert changed >= 3
-    assert f"{changed} images changed sides" in slider._changed.value
-    assert slider._changed.value.count("<img alt=") == min(changed, 8)
-    assert slider._changed.value.count("alarm now") == 2 * min(changed, 8)
+    for _ in range(3):
+        slider._slider.value -= 1
+    changed = (scores >= before) != (scores >= slider.threshold)
+    assert changed.sum() >= 3
+    defects = int((changed & tiny.labels).sum())
+    words = f"{defects} defective and {changed.sum() - defects} good ones raise an alarm only now."
+    assert f"{changed.sum()} images changed sides against a threshold of {before:.4g}: {words}" in slider._changed.value
+    assert slider._changed.value.count("<img alt=") == min(changed.sum(), 8)
+    assert slider._changed.value.count("alarm now") == 2 * min(changed.sum(), 8)
     counts = metrics.confusion(tiny.labels, scores, slider.threshold)
     assert f"({counts.false_alarms} of {counts.good} good parts)" in slider._told.value
+    slider._here.click()
+    assert f"0 images changed sides against a threshold of {slider.threshold:.4g}." in slider._changed.value
+    slider._slider.value += 2
+    assert "raise no alarm any more" in slider._changed.value
 
 
 def test_both_ends_of_the_slider_make_sense(tiny: data.DataSet, scores: np.ndarray) -> None:
@@ -49,6 +56,7 @@ def test_both_ends_of_the_slider_make_sense(tiny: data.DataSet, scores: np.ndarr
     assert "none, as there is no alarm" in slider._told.value
     slider._slider.value = 0
     assert "recall</th><td>100.0%" in slider._told.value
+    assert "The 8 nearest to the threshold:" in slider._changed.value
 
 
 @given(
@@ -72,13 +80,22 @@ def test_the_viewer_goes_through_a_choice(tiny: data.DataSet, scores: np.ndarray
     viewer._number.value = 5
     assert viewer._picture.value != first
     viewer._which.value = "defects"
-    assert viewer._number.value == 0
-    assert viewer._number.max == int(tiny.labels.sum()) - 1
+    assert viewer._number.value == 1
+    assert viewer._number.max == int(tiny.labels.sum())
     outlined = viewer._picture.value
     viewer._outline.value = False
     assert viewer._picture.value != outlined
     viewer._which.value = "none"
     assert "There is none." in viewer._picture.value
+
+
+def test_the_viewer_needs_no_map(tiny: data.DataSet, scores: np.ndarray) -> None:
+    viewer = widgets.MaskViewer(tiny, scores)
+    assert viewer._picture.value.count("<img alt=") == 2
+    assert "with mask" in viewer._picture.value
+    assert viewer._opacity.layout.display == "none", "a slider that changes nothing"
+    viewer._number.value = len(tiny)
+    assert f"score {scores.min():.3f}" in viewer._picture.value
 
 
 def test_an_overlay_is_the_image_where_the_map_is_clear_and_has_an_outline() -> None:
@@ -93,7 +110,7 @@ def test_an_overlay_is_the_image_where_the_map_is_clear_and_has_an_outline() -> 
 
 
 def test_markup_in_a_name_is_text() -> None:
-    assert "<script>" not in widgets._row([(np.zeros((4, 4), np.uint8), "<script>'x'")], "<script>")
+    assert "<script>" not in pictures.row([(np.zeros((4, 4), np.uint8), "<script>'x'")], "<script>")
 
 
 def test_the_monitor_follows_and_stops(maps: np.ndarray) -> None:
