@@ -36,12 +36,12 @@
 # %%
 import os
 
-from defectlab import backbone, data, features, lab, metrics, monitor, pixels, plots, store, textures, train, widgets
+from defectlab import backbone, data, features, figures, lab, metrics, monitor, pixels, plots, store, textures, train, widgets
 from defectlab.model import DefectNet, FourSides, LiteDefectNet, parameters
 
 DATA = "textures"  # or "elpv": no commercial use
 SMOKE = os.environ.get("GPULAB_SMOKE") == "1"  # a short trial run: a third of the images, few epochs
-SEED = 0
+SEED = 1  # of the split, the order and the first weights
 
 DEVICE = lab.device()
 print(lab.look())
@@ -88,9 +88,10 @@ rules = {
     "brightest minus darkest pixel": pictures.max(axis=(1, 2)) - pictures.min(axis=(1, 2)),
     "sharpness (energy of the Laplacian)": [ndimage.laplace(picture).var() for picture in pictures],
 }
-for name, values in rules.items():
-    area = metrics.auroc(parts.train.labels, values)
-    print(f"{name:37}AUROC {max(area, 1 - area):.3f}")
+rule_areas = {name: metrics.auroc(parts.train.labels, values) for name, values in rules.items()}
+rule_areas = {name: max(area, 1 - area) for name, area in rule_areas.items()}
+for name, area in rule_areas.items():
+    print(f"{name:37}AUROC {area:.3f}")
 
 # %% [markdown]
 # No rule comes near what a line needs, so there is something to learn.
@@ -123,17 +124,19 @@ print(f"frozen features, validation: AUROC {metrics.auroc(parts.validation.label
 # eight pixels: the *map*. The image's score is the mean of its three worst places, because a part is as bad as its worst spot.
 # All weights learn now, those from ImageNet more slowly. Where masks are known, they teach the map directly.
 #
-# Before that, one more idea. Our defects are drawn, so **more training images cost nothing**: we draw twice as many again on
-# the training tiles, with other seeds. Test tiles stay untouched. With real parts you cannot do this; there, ask the line for
-# more.
+# Before that, one more idea. Our defects are drawn, so **more images cost nothing**: we draw four times as many again on
+# the training tiles, with other seeds, and more on the validation tiles, so that there is something to choose by. With real
+# parts you cannot do this; there, ask the line for more.
 
 # %%
-learn = parts.train
-if DATA == "textures" and not SMOKE:
-    learn = data.join(parts.train, textures.more(parts.train, per_tile=120, seed=SEED + 1))
+DRAWN = 240 if DATA == "textures" and not SMOKE else 0  # more images of every tile
+learn, choose = parts.train, parts.validation
+if DRAWN:
+    learn = data.join(learn, textures.more(learn, per_tile=DRAWN, seed=SEED + 1))
+    choose = data.join(choose, textures.more(choose, per_tile=DRAWN, seed=SEED + 3))
 train.seed_everything(SEED)
 network = LiteDefectNet() if backbone.available() else DefectNet()
-settings = train.Settings(epochs=2 if SMOKE else 5, rate=3e-3, seed=SEED)
+settings = train.Settings(epochs=2 if SMOKE else 4, rate=3e-3, seed=SEED)
 print(f"learning from {learn}; {parameters(network):,} numbers to learn")
 
 # %% [markdown]
@@ -143,7 +146,7 @@ print(f"learning from {learn}; {parameters(network):,} numbers to learn")
 
 # %%
 checkpoint = lab.cache_folder() / f"01-{DATA}{'-smoke' if SMOKE else ''}.checkpoint"
-training = monitor.start(train.fit, network, learn, parts.validation, settings, DEVICE, progress=False, checkpoint=checkpoint)
+training = monitor.start(train.fit, network, learn, choose, settings, DEVICE, progress=False, checkpoint=checkpoint)
 widgets.TrainingMonitor(training)
 
 # %% [markdown]
@@ -155,39 +158,52 @@ print(f"{len(history.train_loss)} epochs in {history.seconds:.0f} s")
 plots.learning_curve(history)
 
 # %% [markdown]
-# **Reading.** The grey line lies above the blue one at first, because its images are varied and its mean is taken while the
-# network still learns. From the second epoch on it is the other way round: the training tiles get known, the validation tiles
-# are strangers. Both still fall a little in the last epoch; in a trial with eight epochs, on as many images drawn with other
-# seeds, the blue line rose again after the sixth, so five it is.
+# **Reading.** In the first epoch the blue line is high, for the network's statistics still follow its weights. From the third on
+# it lies above the grey one: the training tiles get known, the validation tiles are strangers. In the last epoch it hardly falls
+# any more, so a longer training would learn the training tiles by heart. This, too, is a choice by validation images.
+#
+# ## Choose on validation images
+#
+# Two things are left to choose, and both are chosen here. How to look: surfaces have no upper side, so the network can look at
+# each image from four sides, and we take the mean; is that worth four times the work? And the threshold, which turns scores
+# into alarms: the lowest one with at most 1 % false alarms on these images.
+
+# %%
+around = FourSides(network)
+alone, _ = train.scores(network, choose, DEVICE)
+validation_scores, _ = train.scores(around, choose, DEVICE, progress=True)
+for way, values in (("one side", alone), ("four sides", validation_scores)):
+    recall, area = metrics.recall_at(choose.labels, values, 0.01), metrics.auroc(choose.labels, values)
+    print(f"validation, {way:11}AUROC {area:.4f}, recall at 1 % false alarms {recall:.4f}")
+threshold = metrics.threshold_for(choose.labels, validation_scores, 0.01)
+
+# %% [markdown]
+# **Reading.** We take four sides wherever a tenth of a percent counts. Had they been no better here, one would do.
 #
 # ## Judge, once
 #
-# A threshold turns scores into alarms. We choose it on the *validation* images, the lowest one with at most 1 % false alarms
-# there, and then look at the test images for the first time. Of the 360 defects among them one is 0.28 points, so they cannot
-# tell 99.5 % from 99 %. As with the training images, we draw more of them, on the test tiles.
+# Only now do we look at the test images. The data set has a few hundred defects among them, of which a single one is more than
+# a quarter of a percent: they could not tell 99.5 % from 99 %. So we draw more here, too, on the test tiles.
 #
-# And one trick for surfaces, which have no upper side: the network looks at each image from four sides, and we take the mean.
+# (An earlier form of this notebook was tuned while looking at the test tiles of another split, `SEED = 0`. That spoils a test. So
+# this one splits anew, its recipe was chosen on the validation tiles of the new split, and the test tiles were scored once.)
 
 # %%
 judge = parts.test
-if DATA == "textures" and not SMOKE:
-    judge = data.join(parts.test, textures.more(parts.test, per_tile=120, seed=SEED + 2))
-around = FourSides(network)
-validation_scores, validation_maps = train.scores(around, parts.validation, DEVICE)
+if DRAWN:
+    judge = data.join(judge, textures.more(judge, per_tile=DRAWN, seed=SEED + 2))
 test_scores, test_maps = train.scores(around, judge, DEVICE, progress=True)
-threshold = metrics.threshold_for(parts.validation.labels, validation_scores, 0.01)
 counts = metrics.confusion(judge.labels, test_scores, threshold)
 plots.confusion_matrix(counts, threshold)
 
 # %% [markdown]
-# **Reading.** Each row is what the parts are, each column what the model says. In the run that this text was written after,
-# 1075 of 1080 defects were caught, at 9 false alarms among 1080 good parts. We had asked for 1 % false alarms and got 0.8 %;
-# that it came so near is luck in part, since the validation images come from 6 tiles and the test images from 12 others. A
-# threshold is a promise only about parts like those that it was chosen on.
+# **Reading.** Each row is what the parts are, each column what the model says. We asked for 1 % false alarms on the validation
+# images; what came on the test images need not be the same, since they come from other tiles. A threshold is a promise only
+# about parts like those that it was chosen on.
 
 # %%
 rates = (0.005, 0.01, 0.05)
-chosen = [metrics.threshold_for(parts.validation.labels, validation_scores, rate) for rate in rates]
+chosen = [metrics.threshold_for(choose.labels, validation_scores, rate) for rate in rates]
 points = [metrics.operating_point(judge.labels, test_scores, *pair) for pair in zip(rates, chosen, strict=True)]
 print(*points, sep="\n")
 plots.recall_against_false_alarms(judge.labels, test_scores, points)
@@ -201,27 +217,26 @@ plots.recall_against_false_alarms(judge.labels, test_scores, points)
 
 # %%
 tiles = [record.group for record in judge.records]
-figures = {
+asked = {
     "AUROC": metrics.auroc,
     "average precision": metrics.average_precision,
     "recall at 1 % false alarms": lambda labels, scores: metrics.recall_at(labels, scores, 0.01),
+    "recall at our threshold": lambda labels, scores: metrics.confusion(labels, scores, threshold).recall,
 }
-for name, figure in figures.items():
+found = {}
+for name, figure in asked.items():
     by_image = metrics.bootstrap(figure, judge.labels, test_scores, draws=200)
-    by_tile = metrics.bootstrap(figure, judge.labels, test_scores, groups=tiles, draws=200)
-    spans = [f"by {what} {one.low:.4f} to {one.high:.4f}" for what, one in (("image", by_image), ("tile", by_tile))]
-    print(f"{name:28}{by_tile.value:.4f}   {'   '.join(spans)}")
-alone, _ = train.scores(network, judge, DEVICE)
-print(f"{'recall from one side only':28}{metrics.recall_at(judge.labels, alone, 0.01):.4f}")
+    found[name] = metrics.bootstrap(figure, judge.labels, test_scores, groups=tiles, draws=200)
+    spans = [f"by {what} {one.low:.4f} to {one.high:.4f}" for what, one in (("image", by_image), ("tile", found[name]))]
+    print(f"{name:28}{found[name].value:.4f}   {'   '.join(spans)}")
 frozen_area = metrics.auroc(parts.test.labels, linear.scores(rows["test"]))
 print(f"{'frozen features, AUROC':28}{frozen_area:.4f}")
 if judge.masks is not None:
     print(f"{'PRO of the maps':28}{pixels.pro(judge.masks, pixels.resized(test_maps, judge.masks.shape[1:])):.4f}")
 
 # %% [markdown]
-# **Reading.** Our run: recall 99.6 % at 1 % false alarms with hindsight, 99.5 % at the threshold chosen beforehand. By tile the
-# interval reaches from 99.1 % to 100 %: so 99.5 % is our best estimate and *not* something that these images prove. Looking
-# from one side only gave 99.35 %, frozen features an AUROC of 0.93 against 0.999.
+# **Reading.** Take the lower end of the interval by tile for what you may promise, and not the figure itself: where it lies below
+# 99.5 %, these images make 99.5 % likely and do not prove it.
 #
 # Which kind of defect is it that gets away?
 
@@ -230,8 +245,7 @@ kinds = [record.kind for record in judge.records]
 plots.recall_bars(metrics.recall_by(kinds, judge.labels, test_scores, threshold), "Recall by kind of defect, test images")
 
 # %% [markdown]
-# **Reading.** Blobs, scratches and cracks get away, one or two of each; the lines are intervals and overlap widely, so there is
-# no ranking among these three. What is large (stains, smears) or has a shape of its own (pits) is caught always.
+# **Reading.** The lines are intervals. Where they overlap, do not rank: with so few misses, one more or less is chance.
 #
 # ## Look at what it saw
 #
@@ -251,10 +265,9 @@ shown = [(i, f"{verdict}\n{kinds[i]}") for verdict, found in looks.items() for i
 plots.what_it_saw(judge, test_maps, test_scores, *zip(*shown, strict=True))
 
 # %% [markdown]
-# **Reading.** The blob that was missed by most looks like one more dark gap between stones, the scratch runs along the joint of
-# the bricks, and the crack hides among dark blades of grass: a person would have to look twice, too. The three worst false
-# alarms sit on one and the same thing, a broad leaf in the grass: real structure, but not what most of the grass here looks
-# like. Here the next step would be more good images of such places, and not more defects.
+# **Reading.** Look at the missed ones first. Mostly they run along something that the surface has by itself, a joint between
+# bricks or a dark blade of grass, and a person would have to look twice, too. False alarms sit on real structure that is rare
+# here: there, more good images of such places help, and not more defects.
 #
 # Look further by yourself: choose what to show, then go from image to image with the arrow keys.
 
@@ -266,7 +279,7 @@ widgets.MaskViewer(judge, test_scores, test_maps, looks)
 # slider by the arrow keys and watch which images change sides.
 
 # %%
-widgets.ThresholdSlider(parts.validation, validation_scores, threshold)
+widgets.ThresholdSlider(choose, validation_scores, threshold)
 
 # %% [markdown]
 # ## Keep the model
@@ -278,7 +291,7 @@ widgets.ThresholdSlider(parts.validation, validation_scores, threshold)
 import dataclasses
 
 name = store.file_name(lab.user(), f"first-defect-model-{DATA}{'-smoke' if SMOKE else ''}")
-area = metrics.auroc(judge.labels, test_scores)
+area = found["AUROC"].value
 card = {
     "data": {"name": images.name, "digest": learn.digest, "base_digest": images.digest, "licence": images.licence,
              "attribution": images.attribution},
@@ -289,8 +302,7 @@ card = {
         "test_images": len(judge),
         "auroc": area,
         "frozen_auroc": frozen_area,
-        "recall_at_1_percent_from_one_side": metrics.recall_at(judge.labels, alone, 0.01),
-        "recall_at_1_percent": metrics.recall_at(judge.labels, test_scores, 0.01),
+        "recall_at_1_percent": found["recall at 1 % false alarms"].value,
         "at_false_alarm_rate": [{"asked": point.asked, **dataclasses.asdict(point.counts)} for point in points],
     },
     "seed": SEED,
@@ -305,8 +317,8 @@ print(f"wrote {saved} and {saved.with_suffix('.json').name}")
 # - Split by where images come from, never at random: pieces that overlap make a model look better than it is.
 # - Try simple rules and frozen features first: they take a minute and say how hard the task is.
 # - Fine-tuning from ImageNet plus masks plus more images made the difference; each can be tried alone.
-# - Choose a threshold on validation images; touch the test images once.
-# - Say counts and intervals, not just rates: 360 defects cannot prove a recall of 99.5 %, whatever the figure says.
+# - Choose everything on validation images, the threshold too; touch the test images once.
+# - Say counts and intervals, not just rates: a few hundred defects cannot prove a recall of 99.5 %, whatever the figure says.
 # - Look at the mistakes: they say more about what to do next than another percentage does.
 #
 # **Go on.** A harder data set is one cell away; put its folder into `data.load` above. Which kind of defect suffers most?
@@ -328,7 +340,19 @@ check, _ = train.scores(FourSides(again), judge, DEVICE)
 assert np.allclose(check, test_scores, atol=1e-3), "the file holds another model than the one we judged"
 assert history.train_loss[-1] < 0.9 * history.train_loss[0], "the network learnt nothing"
 assert area > (0.99 if DATA == "textures" and not SMOKE else 0.6), f"the test AUROC {area:.3f} is lower than it should be"
-del network, around, again, images, parts, learn, judge, test_maps
+figures.record({
+    "seed": SEED, "train_images": len(learn), "validation_images": len(choose), "test_images": len(judge),
+    "simple_rules_auroc": rule_areas, "frozen_auroc": frozen_area,
+    "validation_recall_at_1_percent": {
+        "one side": metrics.recall_at(choose.labels, alone, 0.01),
+        "four sides": metrics.recall_at(choose.labels, validation_scores, 0.01),
+    },
+    "auroc": found["AUROC"], "average_precision": found["average precision"],
+    "recall_at_1_percent": found["recall at 1 % false alarms"], "recall": found["recall at our threshold"],
+    "caught": counts.caught, "defects": counts.defects, "false_alarms": counts.false_alarms, "good": counts.good,
+    "false_alarm_rate": counts.false_alarm_rate, "training_seconds": history.seconds,
+})  # fmt: skip
+del network, around, again, images, parts, learn, choose, judge, test_maps
 gc.collect()
 if DEVICE == "cuda":
     torch.cuda.empty_cache()

@@ -13,6 +13,7 @@
     precision   fp32, TF32, bf16 and fp16, spelled right on CPU and GPU
     checkpoint  the file that a training goes on from
     anomaly     finding what is unusual, from good parts alone
+    peers       the same question asked of anomalib, where it is installed
     metrics     numbers that say what they rest on
     pixels      the same for maps against masks: PRO and pixel AUROC
     figures     the figures of a run, for those who quote them

@@ -11,6 +11,7 @@ ref: Roth et al. 2022, "Towards Total Recall in Industrial Anomaly Detection", a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,6 +42,7 @@ class Settings:
         sampled: places drawn at random from all good images.
         bank: places that remain of them, chosen so that none of the others is far from all of these.
         worst: number of places of a map that make the image's score.
+        even_light: bring each image to the same mean and contrast first. False where brightness itself tells of a defect.
         seed: start of the random numbers.
     """
 
@@ -49,7 +51,8 @@ class Settings:
     around: int = 3
     sampled: int = 20_000
     bank: int = 2_000
-    worst: int = 3
+    worst: int = 10
+    even_light: bool = True
     seed: int = 0
 
 
@@ -75,9 +78,10 @@ class Detector:
     def scores(self, data: DataSet, *, progress: bool = True) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scores `(n,)` and maps `(n, h, w)`, as distances: 0 is exactly as remembered, and there is no upper end."""
         found: list[NDArray[np.float32]] = []
-        starts = range(0, len(data), BATCH)
-        for start in tqdm(starts, desc="scoring", unit=" batches", disable=None if progress else True):
-            images = _tensor(data.images[start : start + BATCH], self.bank.device)
+        steps = -(-len(data) // BATCH)
+        for images in tqdm(
+            batches(data, self.bank.device), total=steps, desc="scoring", unit=" batches", disable=None if progress else True
+        ):
             places = _places(self.network, images, self.settings)
             count, height, width, channels = places.shape
             rows = (places.reshape(-1, channels) - self.mean) @ self.white
@@ -109,8 +113,11 @@ def fit(
     generator = Generator().manual_seed(settings.seed)
     per_image = -(-settings.sampled // len(good))
     rows: list[Tensor] = []
-    for start in tqdm(range(0, len(good), BATCH), desc="remembering", unit=" batches", disable=None if progress else True):
-        places = _places(network, _tensor(good.images[start : start + BATCH], torch.device(device)), settings).flatten(1, 2)
+    steps = -(-len(good) // BATCH)
+    for images in tqdm(
+        batches(good, device), total=steps, desc="remembering", unit=" batches", disable=None if progress else True
+    ):
+        places = _places(network, images, settings).flatten(1, 2)
         for one in places:
             rows.append(one[torch.randperm(len(one), generator=generator)[:per_image].to(one.device)])
     sample = torch.cat(rows)
@@ -175,18 +182,28 @@ def smoothed(maps: NDArray[np.float32], deviation: float = 1.0) -> NDArray[np.fl
     return np.stack([ndimage.gaussian_filter(one, deviation) for one in maps]).astype(np.float32)
 
 
+def prepared(images: Tensor, settings: Settings) -> Tensor:
+    """Images `(n, 1, height, width)` of 0 to 1 as the network gets them."""
+    if settings.even_light:
+        # To the middle of ImageNet's greys and a usual contrast: another lamp or exposure is nothing unusual.
+        deviation = images.std(dim=(2, 3), keepdim=True) + 0.02
+        images = (0.5 + 0.2 * (images - images.mean(dim=(2, 3), keepdim=True)) / deviation).clamp(0.0, 1.0)
+    return sized(images, settings.size).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def batches(data: DataSet, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+    """Images a few at a time, `(n, 1, height, width)`, 0 to 1."""
+    for start in range(0, len(data), BATCH):
+        yield torch.from_numpy(data.images[start : start + BATCH]).to(device).float().div_(255.0).unsqueeze(1)
+
+
 @torch.inference_mode()
 def _places(network: backbone.Lite0, images: Tensor, settings: Settings) -> Tensor:
     """Features place by place, `(n, h, w, channels)`."""
-    resized = sized(images, settings.size).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-    maps = network(resized)
+    maps = network(prepared(images, settings))
     first = maps[settings.stages[0]]
     laid: list[Tensor] = []
     for stage in settings.stages:
         at = functional.avg_pool2d(maps[stage], settings.around, stride=1, padding=settings.around // 2, count_include_pad=False)
         laid.append(functional.interpolate(at, size=first.shape[2:], mode="bilinear", align_corners=False))
     return torch.cat(laid, dim=1).permute(0, 2, 3, 1).float()
-
-
-def _tensor(images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    return torch.from_numpy(images).to(device).float().div_(255.0).unsqueeze(1)

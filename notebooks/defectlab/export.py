@@ -138,6 +138,12 @@ def open_torch(path: Path) -> Run:
     return _as_run(torch.export.load(path).module())
 
 
+def open_compiled(path: Path) -> Run:
+    """What `to_compiled` wrote, as such a function."""
+    with _quiet():
+        return _as_run(torch._inductor.aoti_load_package(str(path)))
+
+
 def of_network(network: nn.Module) -> Run:
     """The network itself as such a function: what every file is compared with."""
     return _as_run(_ready(network))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,15 @@ def test_a_file_says_what_the_network_says(network: Network, way: str, tmp_path:
     assert scores.shape == (1,)
     assert maps.shape == (1, SIZE[0] // 8, SIZE[1] // 8)
     assert ((maps >= 0) & (maps <= 1)).all()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
+def test_a_compiled_file_says_what_the_network_says(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = DefectNet(width=8)
+    run = export.open_compiled(export.to_compiled(network, tmp_path / "model.pt2", SIZE))
+    found = export.compare(run, export.of_network(network), pictures(7), most=1e-4)
+    assert (found.images, found.flips) == (7, 0)
 
 
 def test_exporting_leaves_the_network_as_it_was(network: Network, tmp_path: Path) -> None:
