@@ -32,12 +32,14 @@
 
 # %%
 import os
+from dataclasses import replace
 
 import numpy as np
-from defectlab import anomaly, data, lab, metrics, pixels, plots, widgets
+from defectlab import anomaly, backbone, data, figures, lab, metrics, peers, pixels, plots, textures, widgets
+from tqdm.auto import tqdm
 
 SMOKE = os.environ.get("GPULAB_SMOKE") == "1"  # a short trial run: a quarter of the images, a small memory
-SEED = 0
+SEED = 1  # the split of notebook 01
 DEVICE = lab.device()
 
 images = data.load(lab.data_folder() / "textures", size=96)
@@ -53,7 +55,8 @@ def of_line(part: data.DataSet, line: str, *, only_good: bool = False) -> data.D
 
 
 good = {line: of_line(parts.train, line, only_good=True) for line in lines}
-good_validation = {line: of_line(parts.validation, line, only_good=True) for line in lines}
+more = parts.validation if SMOKE else data.join(parts.validation, textures.more(parts.validation, per_tile=240, seed=SEED + 3))
+good_validation = {line: of_line(more, line, only_good=True) for line in lines}
 for line in lines:
     print(f"{line:8} to learn from: {len(good[line])} good parts; for the threshold: {len(good_validation[line])}")
 print(f"to be judged by, once: {parts.test}")
@@ -68,10 +71,45 @@ print(f"to be judged by, once: {parts.test}")
 #
 # Nothing is trained: no weight changes, no epoch is counted. A line makes one product, so each of our three textures gets a
 # memory of its own; one for all would take a stone in the grass for usual.
+#
+# Some things still have to be chosen: how fine the places are (which *stages* of the network), whether to even out the light
+# first, and how many of the worst places make the image's score. A few defects, on *validation* images, are enough to choose by:
 
 # %%
-settings = anomaly.Settings(seed=SEED, sampled=4_000, bank=400) if SMOKE else anomaly.Settings(seed=SEED)
-detectors = {line: anomaly.fit(good[line], settings, DEVICE) for line in lines}
+chosen = anomaly.Settings(seed=SEED, sampled=4_000, bank=400) if SMOKE else anomaly.Settings(seed=SEED)
+variants = {
+    "as chosen": chosen,
+    "light as it is": replace(chosen, even_light=False),
+    "finer places": replace(chosen, stages=(2, 3)),
+    "the worst place alone": replace(chosen, worst=1),
+}
+
+
+def detectors_of(settings: anomaly.Settings) -> dict[str, anomaly.Detector]:
+    """One detector per line."""
+    return {line: anomaly.fit(good[line], settings, DEVICE, progress=False) for line in lines}
+
+
+def areas_of(detectors: dict[str, anomaly.Detector], part: data.DataSet) -> dict[str, float]:
+    """Image AUROC per line."""
+    judged = {line: of_line(part, line) for line in lines}
+    return {line: metrics.auroc(some.labels, detectors[line].scores(some, progress=False)[0]) for line, some in judged.items()}
+
+
+made = {name: detectors_of(settings) for name, settings in tqdm(variants.items(), desc="variants")}
+tried = {name: areas_of(found, parts.validation) for name, found in made.items()}
+for name, areas in tried.items():
+    print(
+        f"{name:24}{'   '.join(f'{line} {area:.3f}' for line, area in areas.items())}   mean {np.mean(list(areas.values())):.3f}"
+    )
+
+# %% [markdown]
+# **Reading.** Evening out the light helps, and so does a mean of ten places in the place of the worst one alone: a speck of dust is
+# one place, and allowed. Finer places do not help here: they see the rim of a stone and not the surface. We go on with the
+# first row. With six validation tiles, a difference of a hundredth would be chance.
+
+# %%
+settings, detectors = chosen, made["as chosen"]
 some = detectors[lines[0]]
 print(f"remembered per line: {len(some.bank):,} of {settings.sampled:,} places, {some.bank.shape[1]} numbers each")
 print(f"that is {some.bank.numel() * 4 / 1e6:.1f} MB")
@@ -80,13 +118,14 @@ print(f"that is {some.bank.numel() * 4 / 1e6:.1f} MB")
 # ## A threshold without defects
 #
 # We have no defect to choose by. What we can promise is the false-alarm rate: the threshold of a line goes where 1 % of its
-# *good validation parts* would raise an alarm; with 60 of them, that is above the highest. Divided by it, the scores of all
-# lines can be compared: an alarm is 1 and more. How many defects that catches, only defects can tell; here we have them, in the
-# test images.
+# *good validation parts* would raise an alarm, of which we draw some hundred for that. Divided by it, the scores of all lines can
+# be compared: an alarm is 1 and more. How many defects that catches, only defects can tell; here we have them, in the test
+# images, at which we look now for the first time.
 
 # %%
 thresholds, test_scores = {}, np.zeros(len(parts.test))
-test_maps = np.zeros((len(parts.test), settings.size // 16, settings.size // 16), dtype=np.float32)
+side = settings.size // backbone.STEPS[settings.stages[0]]
+test_maps = np.zeros((len(parts.test), side, side), dtype=np.float32)
 for line in lines:
     own, _ = detectors[line].scores(good_validation[line], progress=False)
     thresholds[line] = metrics.threshold_for([False] * len(own), own, 0.01)
@@ -99,28 +138,28 @@ plots.two_histograms(parts.test.labels, test_scores, threshold, "Scores of the t
 
 # %% [markdown]
 # **Reading.** The two heaps overlap: what a defect does to a place is often no more than what grass and gravel do by
-# themselves. Beyond the threshold there is hardly a good part left, and half of the defects.
+# themselves.
 
 # %%
 tiles = [record.group for record in parts.test.records]
 area = metrics.bootstrap(metrics.auroc, parts.test.labels, test_scores, groups=tiles, draws=200)
 print(f"image AUROC {area.value:.3f} ({area.low:.3f} to {area.high:.3f}, tile by tile)")
 print(metrics.operating_point(parts.test.labels, test_scores, 0.01, threshold))
+by_line = {}
 for line in lines:
-    chosen = np.array([record.source == line for record in parts.test.records])
-    print(f"  {line:8} AUROC {metrics.auroc(parts.test.labels[chosen], test_scores[chosen]):.3f}")
+    own = np.array([record.source == line for record in parts.test.records])
+    by_line[line] = metrics.auroc(parts.test.labels[own], test_scores[own])
+    print(f"  {line:8} AUROC {by_line[line]:.3f}")
 
 # %%
 kinds = [record.kind for record in parts.test.records]
-found = metrics.recall_by(kinds, parts.test.labels, test_scores, threshold)
-plots.recall_bars(found, "Recall by kind of defect, at the threshold chosen")
+found_by_kind = metrics.recall_by(kinds, parts.test.labels, test_scores, threshold)
+plots.recall_bars(found_by_kind, "Recall by kind of defect, at the threshold chosen")
 
 # %% [markdown]
-# **Reading.** In the run that this text was written after, the image AUROC was 0.82 (0.77 to 0.87), but 0.95 on brick, 0.78 on
-# grass and 0.74 on gravel: where a surface repeats itself, unusual means defective; where it is wild, it does not. We asked for
-# 1 % false alarms and got 3.1 % (11 of 360), since 60 validation parts from two tiles per line cannot promise one percent.
-# Caught were 51 % of the defects. Pits, unlike anything in these textures, are caught most; smears and stains, which change
-# little in any one place, least.
+# **Reading.** Where a surface repeats itself, unusual means defective; where it is wild, it does not, and brick is easier than grass
+# and gravel. The false-alarm rate on the test tiles need not be the one that we asked for on the validation tiles: few tiles
+# cannot promise one percent of others.
 #
 # ## Does it point at the right place?
 #
@@ -143,8 +182,8 @@ plots.lines(
 )
 
 # %% [markdown]
-# **Reading.** 0.71 lies far above guessing (0.15), and the maps know where the defects are better than the image scores know
-# that there is one: for the place, only the order *within* all pixels counts.
+# **Reading.** The curve lies far above guessing. For the place, only the order *within* all pixels counts, so maps can be good where
+# image scores are not.
 #
 # ## Look at it
 #
@@ -162,8 +201,8 @@ scaled = (test_maps - test_maps.min()) / (test_maps.max() - test_maps.min())
 plots.what_it_saw(parts.test, scaled, test_scores, *zip(*shown, strict=True))
 
 # %% [markdown]
-# **Reading.** The surest catches are pits on brick. The misses shown are the ones with the lowest scores: a smear and a blob in
-# grass, and a scratch on gravel that an eye finds at once. Two of the false alarms are brick with nothing to see in it.
+# **Reading.** Look at the misses first: is there anything that an eye finds at once? Then at the false alarms: what is rare in this
+# surface and allowed? More good parts of that kind help.
 #
 # All of them, to leaf through with the arrow keys:
 
@@ -177,24 +216,35 @@ widgets.MaskViewer(parts.test, test_scores, test_maps, looks)
 
 # %%
 sizes = (50, 400) if SMOKE else (50, 200, 700, 2000)
-areas = {line: [] for line in lines}
-for line in lines:
-    judged = of_line(parts.test, line)
-    for size in sizes:
-        smaller = anomaly.thinned(detectors[line], size)
-        areas[line].append(metrics.auroc(judged.labels, smaller.scores(judged, progress=False)[0]))
+by_size = [areas_of({line: anomaly.thinned(detectors[line], size) for line in lines}, parts.validation) for size in sizes]
 plots.lines(
-    {line: (sizes, found) for line, found in areas.items()},
-    title="Image AUROC by the size of the memory",
+    {line: (sizes, [areas[line] for areas in by_size]) for line in lines},
+    title="Image AUROC on validation images, by the size of the memory",
     xlabel="places remembered",
     ylabel="image AUROC",
 )
 
 # %% [markdown]
-# **Reading.** A few hundred places do as well as thousands; on gravel, less is even a little better, for a large memory of a
-# wild surface has something similar to everything. The differences are small against the intervals above, so nothing should be
-# chosen by them, and never by test images.
+# **Reading.** A few hundred places do nearly as well as thousands. The differences are small against the interval above, so nothing
+# should be chosen by them.
 #
+# ## And another library?
+#
+# `anomalib` has a PatchCore, too. Where it is installed, we give it the same good parts and the features of the same network, so
+# that what differs is how places are remembered and compared. It is not part of the lab: it needs torchvision, whose wheels fit
+# the GPU builds of PyTorch only. There, `pip install anomalib` in a terminal, and run this notebook again.
+
+# %%
+theirs = {}
+if peers.has_anomalib():
+    for line in tqdm(lines, desc="anomalib"):
+        judged = of_line(parts.test, line)
+        theirs[line] = metrics.auroc(judged.labels, peers.anomalib_scores(good[line], judged, replace(chosen, stages=(3, 4))))
+        print(f"{line:8} anomalib {theirs[line]:.3f}, ours {by_line[line]:.3f}")
+else:
+    print("anomalib is not installed here, so nothing was compared.")
+
+# %% [markdown]
 # ## What we learnt
 #
 # - Without a single defect one gets far, in minutes; that is how a new line begins.
@@ -202,13 +252,20 @@ plots.lines(
 # - On a surface that is wild by nature, unusual is not defective: where defects are known, learning from them (notebook 01) is
 #   better by far. Use both: this one for what nobody has seen before.
 # - Judge places by PRO and not by pixels alone, or large stains hide that scratches are missed.
-#
-# **Go on.** Where the package `anomalib` is installed, its PatchCore can be compared with this one on the same split; it is not
-# part of the lab.
 
 # %%
 assert not any(part.labels.any() for part in good.values()), "it learnt from a defect"
-assert area.value > (0.6 if SMOKE else 0.7), f"the image AUROC {area.value:.3f} is lower than it should be"
+# These guard against mistakes; what was reached stands above.
+assert area.value > (0.6 if SMOKE else 0.8), f"the image AUROC {area.value:.3f} is lower than it should be"
 assert overlap > (0.3 if SMOKE else 0.5), f"the PRO {overlap:.3f} is lower than it should be"
 assert counts.false_alarm_rate < 0.2
+figures.record({
+    "seed": SEED, "good_images": sum(len(part) for part in good.values()), "test_images": len(parts.test),
+    "auroc": area, "auroc_by_line": by_line, "pixel_auroc": pixel_area, "pro": overlap,
+    "caught": counts.caught, "defects": counts.defects, "recall": counts.recall,
+    "false_alarms": counts.false_alarms, "good": counts.good, "false_alarm_rate": counts.false_alarm_rate,
+    "recall_by_kind": {kind: caught / of for kind, (caught, of) in found_by_kind.items()},
+    "validation_auroc": {name: float(np.mean(list(areas.values()))) for name, areas in tried.items()},
+    **({"anomalib_auroc": theirs} if theirs else {}),
+})  # fmt: skip
 print("All checks passed.")
