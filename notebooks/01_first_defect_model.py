@@ -18,9 +18,9 @@
 #
 # | | to expect |
 # | --- | --- |
-# | time on two CPU cores | about 6 minutes (10 on one) |
-# | time on a GPU | not measured yet; well below that |
-# | memory | 2.9 GB |
+# | time on two CPU cores | about 10 minutes |
+# | time on a GPU | not measured yet |
+# | memory | 3.5 GB |
 # | network | none |
 #
 # **Aim.** We tell good surfaces from defective ones and see where the defect is: first in a minute with a network that somebody
@@ -178,12 +178,14 @@ for way, values in (("one side", alone), ("four sides", validation_scores)):
 threshold = metrics.threshold_for(choose.labels, validation_scores, 0.01)
 
 # %% [markdown]
-# **Reading.** We take four sides wherever a tenth of a percent counts. Had they been no better here, one would do.
+# **Reading.** From four sides, the recall on validation images is 99.8 %, from one 99.6 %. We take four; had they been no better
+# here, one would do.
 #
 # ## Judge, once
 #
-# Only now do we look at the test images. The data set has a few hundred defects among them, of which a single one is more than
-# a quarter of a percent: they could not tell 99.5 % from 99 %. So we draw more here, too, on the test tiles.
+# Only now do we look at the test images. Lines ask for a recall of "99.5 % at 1 % false alarms". The data set has a few
+# hundred defects among the test images, of which a single one is more than a quarter of a percent: they could not tell. So we
+# draw more here, too, on the test tiles.
 #
 # (An earlier form of this notebook was tuned while looking at the test tiles of another split, `SEED = 0`. That spoils a test. So
 # this one splits anew, its recipe was chosen on the validation tiles of the new split, and the test tiles were scored once.)
@@ -197,9 +199,10 @@ counts = metrics.confusion(judge.labels, test_scores, threshold)
 plots.confusion_matrix(counts, threshold)
 
 # %% [markdown]
-# **Reading.** Each row is what the parts are, each column what the model says. We asked for 1 % false alarms on the validation
-# images; what came on the test images need not be the same, since they come from other tiles. A threshold is a promise only
-# about parts like those that it was chosen on.
+# **Reading.** Each row is what the parts are, each column what the model says. In the run whose figures are kept with this lab's
+# sources, 1793 of 1800 defects were caught, 99.6 %, but at 103 false alarms among 1800 good parts: 5.7 % in the place of the 1 %
+# that we asked for. The threshold comes from six validation tiles, and the twelve test tiles have things that those do not. A
+# threshold is a promise only about parts like those that it was chosen on; at a real line, choose it on good parts of many days.
 
 # %%
 rates = (0.005, 0.01, 0.05)
@@ -235,8 +238,10 @@ if judge.masks is not None:
     print(f"{'PRO of the maps':28}{pixels.pro(judge.masks, pixels.resized(test_maps, judge.masks.shape[1:])):.4f}")
 
 # %% [markdown]
-# **Reading.** Take the lower end of the interval by tile for what you may promise, and not the figure itself: where it lies below
-# 99.5 %, these images make 99.5 % likely and do not prove it.
+# **Reading.** We set out for an AUROC of at least "0.99", and for a recall of "99.5 % at 1 % false alarms". The AUROC is 0.999 (0.998
+# to 1.000 by tile); frozen features had 0.949. The recall is **missed**: it is 99.1 % at 1 % false alarms even with hindsight, by
+# tile from 98.7 % to 99.8 %. The goal lies within that interval, so these images neither reach nor rule it out. We leave it at
+# that: to change the recipe now and to judge it by the same images again would be to tune on the test.
 #
 # Which kind of defect is it that gets away?
 
@@ -317,8 +322,10 @@ print(f"wrote {saved} and {saved.with_suffix('.json').name}")
 # - Split by where images come from, never at random: pieces that overlap make a model look better than it is.
 # - Try simple rules and frozen features first: they take a minute and say how hard the task is.
 # - Fine-tuning from ImageNet plus masks plus more images made the difference; each can be tried alone.
-# - Choose everything on validation images, the threshold too; touch the test images once.
-# - Say counts and intervals, not just rates: a few hundred defects cannot prove a recall of 99.5 %, whatever the figure says.
+# - Choose everything on validation images, the threshold too; touch the test images once, and report what came out.
+# - A threshold from few tiles keeps its false-alarm rate on those tiles only. Many different good parts are worth more than many
+#   pictures of the same.
+# - Say counts and intervals, not just rates: a few hundred defects cannot prove "99.5 %", whatever the figure says.
 # - Look at the mistakes: they say more about what to do next than another percentage does.
 #
 # **Go on.** A harder data set is one cell away; put its folder into `data.load` above. Which kind of defect suffers most?
