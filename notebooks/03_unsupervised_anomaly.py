@@ -258,7 +258,7 @@ assert not any(part.labels.any() for part in good.values()), "it learnt from a d
 # These guard against mistakes; what was reached stands above.
 assert area.value > (0.6 if SMOKE else 0.8), f"the image AUROC {area.value:.3f} is lower than it should be"
 assert overlap > (0.3 if SMOKE else 0.5), f"the PRO {overlap:.3f} is lower than it should be"
-assert counts.false_alarm_rate < 0.2
+assert counts.false_alarm_rate < (0.3 if SMOKE else 0.2)
 figures.record({
     "seed": SEED, "good_images": sum(len(part) for part in good.values()), "test_images": len(parts.test),
     "auroc": area, "auroc_by_line": by_line, "pixel_auroc": pixel_area, "pro": overlap,
