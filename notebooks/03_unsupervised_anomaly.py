@@ -73,7 +73,8 @@ print(f"to be judged by, once: {parts.test}")
 # memory of its own; one for all would take a stone in the grass for usual.
 #
 # Some things still have to be chosen: how fine the places are (which *stages* of the network), whether to even out the light
-# first, and how many of the worst places make the image's score. A few defects, on *validation* images, are enough to choose by:
+# first, and how many of the worst places make the image's score. A few defects, on *validation* images, are enough to choose
+# by:
 
 # %%
 chosen = anomaly.Settings(seed=SEED, sampled=4_000, bank=400) if SMOKE else anomaly.Settings(seed=SEED)
@@ -104,9 +105,9 @@ for name, areas in tried.items():
     )
 
 # %% [markdown]
-# **Reading.** Evening out the light helps, and so does a mean of ten places in the place of the worst one alone: a speck of dust is
-# one place, and allowed. Finer places do not help here: they see the rim of a stone and not the surface. We go on with the
-# first row. With six validation tiles, a difference of a hundredth would be chance.
+# **Reading.** Evening out the light helps, and so does a mean of ten places in the place of the worst one alone: a speck of
+# dust is one place, and allowed. Finer places do not help here: they see the rim of a stone and not the surface. We go on with
+# the first row. With six validation tiles, a difference of a hundredth would be chance.
 
 # %%
 settings, detectors = chosen, made["as chosen"]
@@ -118,8 +119,8 @@ print(f"that is {some.bank.numel() * 4 / 1e6:.1f} MB")
 # ## A threshold without defects
 #
 # We have no defect to choose by. What we can promise is the false-alarm rate: the threshold of a line goes where 1 % of its
-# *good validation parts* would raise an alarm, of which we draw some hundred for that. Divided by it, the scores of all lines can
-# be compared: an alarm is 1 and more. How many defects that catches, only defects can tell; here we have them, in the test
+# *good validation parts* would raise an alarm, of which we draw some hundred for that. Divided by it, the scores of all lines
+# can be compared: an alarm is 1 and more. How many defects that catches, only defects can tell; here we have them, in the test
 # images, at which we look now for the first time.
 
 # %%
@@ -157,9 +158,9 @@ found_by_kind = metrics.recall_by(kinds, parts.test.labels, test_scores, thresho
 plots.recall_bars(found_by_kind, "Recall by kind of defect, at the threshold chosen")
 
 # %% [markdown]
-# **Reading.** Where a surface repeats itself, unusual means defective; where it is wild, it does not, and brick is easier than grass
-# and gravel. The false-alarm rate on the test tiles need not be the one that we asked for on the validation tiles: few tiles
-# cannot promise one percent of others.
+# **Reading.** Where a surface repeats itself, unusual means defective; where it is wild, it does not, and brick is easier than
+# grass and gravel. The false-alarm rate on the test tiles need not be the one that we asked for on the validation tiles: few
+# tiles cannot promise one percent of others.
 #
 # ## Does it point at the right place?
 #
@@ -182,8 +183,8 @@ plots.lines(
 )
 
 # %% [markdown]
-# **Reading.** The curve lies far above guessing. For the place, only the order *within* all pixels counts, so maps can be good where
-# image scores are not.
+# **Reading.** The curve lies far above guessing. For the place, only the order *within* all pixels counts, so maps can be good
+# where image scores are not.
 #
 # ## Look at it
 #
@@ -201,8 +202,8 @@ scaled = (test_maps - test_maps.min()) / (test_maps.max() - test_maps.min())
 plots.what_it_saw(parts.test, scaled, test_scores, *zip(*shown, strict=True))
 
 # %% [markdown]
-# **Reading.** Look at the misses first: is there anything that an eye finds at once? Then at the false alarms: what is rare in this
-# surface and allowed? More good parts of that kind help.
+# **Reading.** Look at the misses first: is there anything that an eye finds at once? Then at the false alarms: what is rare in
+# this surface and allowed? More good parts of that kind help.
 #
 # All of them, to leaf through with the arrow keys:
 
@@ -225,8 +226,8 @@ plots.lines(
 )
 
 # %% [markdown]
-# **Reading.** A few hundred places do nearly as well as thousands. The differences are small against the interval above, so nothing
-# should be chosen by them.
+# **Reading.** A few hundred places do nearly as well as thousands. The differences are small against the interval above, so
+# nothing should be chosen by them.
 #
 # ## And another library?
 #

@@ -116,8 +116,8 @@ for name, path in files.items():
 #
 # In int8 a multiplication costs a quarter and less. Each layer needs to know the range of its numbers; we *calibrate* it on
 # some hundred training images, good ones and defective ones. The result is another model with other scores, so it gets its own
-# threshold, and is judged anew. The images to choose and to judge by are as in notebook 01, drawn on its validation and its test
-# tiles: what eight bits cost is little, and takes many images to see.
+# threshold, and is judged anew. The images to choose and to judge by are as in notebook 01, drawn on its validation and its
+# test tiles: what eight bits cost is little, and takes many images to see.
 
 # %%
 rng = np.random.default_rng(0)
@@ -133,9 +133,9 @@ for name in ("ONNX", "ONNX int8"):
     print(f"{name:10}{files[name].stat().st_size / 1e6:5.1f} MB, AUROC {judged[name]:.4f}; {point}")
 
 # %% [markdown]
-# **Reading.** A third of the size. In the run whose figures are kept with this lab's sources, the AUROC went from 0.9983 to 0.9978.
-# Each at its own threshold, fp32 caught 1071 of 1080 defects at 42 false alarms, int8 1063 at 34: the two thresholds do not
-# mean quite the same, and the intervals overlap. That the false alarms are more than the 1 % asked for is the lesson of
+# **Reading.** A third of the size. In the run whose figures are kept with this lab's sources, the AUROC went from 0.9983 to
+# 0.9978. Each at its own threshold, fp32 caught 1071 of 1080 defects at 42 false alarms, int8 1063 at 34: the two thresholds do
+# not mean quite the same, and the intervals overlap. That the false alarms are more than the 1 % asked for is the lesson of
 # notebook 01 about thresholds from few tiles.
 #
 # ## How long does one image take?
@@ -163,8 +163,8 @@ plots.bars(
 )
 
 # %% [markdown]
-# **Reading.** Half of the calls took at most 3.9 ms in PyTorch, 2.2 ms compiled by AOTInductor and 0.7 ms in ONNX Runtime. Most of
-# PyTorch's time for one small image goes into calling one operation after the other, which ONNX Runtime does without.
+# **Reading.** Half of the calls took at most 3.9 ms in PyTorch, 2.2 ms compiled by AOTInductor and 0.7 ms in ONNX Runtime. Most
+# of PyTorch's time for one small image goes into calling one operation after the other, which ONNX Runtime does without.
 # `torch.export` as it is gains nothing, for nothing was compiled. The 99th percentiles are further apart, as others used this
 # machine, too: a figure that a line may rely on is measured on the line.
 #
@@ -200,9 +200,10 @@ plots.bars(
 )
 
 # %% [markdown]
-# **Reading.** On one thread in fp32 the whole way takes 3.9 ms for half of the parts and 8.1 ms at the 99th percentile; int8 3.1 ms
-# and 7.3 ms. Both are below the 15 ms that we set out for. Four sides are not: 31 ms. A second thread helps one image little and
-# takes a core from the next camera. The claim of 200 ms was easy for networks of this size, which says nothing about larger ones.
+# **Reading.** On one thread in fp32 the whole way takes 3.9 ms for half of the parts and 8.1 ms at the 99th percentile; int8
+# 3.1 ms and 7.3 ms. Both are below the 15 ms that we set out for. Four sides are not: 31 ms. A second thread helps one image
+# little and takes a core from the next camera. The claim of 200 ms was easy for networks of this size, which says nothing about
+# larger ones.
 #
 # ## Seal it
 #
