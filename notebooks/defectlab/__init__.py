@@ -9,6 +9,7 @@
     backbone    EfficientNet-Lite0 with what it learnt on ImageNet, from a package and without network
     features    that network used as it is, and a logistic regression on what it sees
     model       networks that say whether there is a defect, and where
+    resnet      ResNet-50, to be timed
     train       the training loop: seeds, precision, going on after an interruption
     precision   fp32, TF32, bf16 and fp16, spelled right on CPU and GPU
     checkpoint  the file that a training goes on from

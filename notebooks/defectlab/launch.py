@@ -1,11 +1,13 @@
 """Starting a script on several processes of this machine, from a notebook.
 
-Owns the call of torchrun, with the settings without which it stumbles in a container. Never knows what the script does.
+Owns the call of torchrun, with the settings without which it stumbles in a container, and what torchrun tells a script about its
+place. Never knows what the script does, and leaves no process behind, also when the wait is interrupted.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,13 +21,19 @@ _SETTINGS = {
     # One address that always exists, also in a container whose own name nobody can resolve.
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
-    # Ranks that are started again must not find the addresses of those that died.
+    # Ranks find each other through a key-value store, in which each leaves the address it listens on. torchrun makes that store
+    # once and hands the same one to ranks that it starts again, although PyTorch's code for ranks counts on a new one each time
+    # and so adds no prefix to the keys (2.13: `next_rendezvous` keeps `_bootstrap_store_info`, `_create_c10d_store` has the
+    # comment). A rank that asks before the others have written finds the address of a dead one, and fails with "connection
+    # refused" or waits. With this setting, rank 0 makes a store of its own for each start.
     # ref: https://github.com/pytorch/pytorch/issues/135712
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     # Of its own accord torchrun warns that it sets this.
     "OMP_NUM_THREADS": "1",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
+# torchrun gives its ranks 30 seconds to end.
+_PATIENCE = 45.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,16 @@ class Launched:
     code: int
     seconds: float
     output: str
+
+
+def is_first() -> bool:
+    """Whether this process is rank 0, the one that speaks for all; also true outside torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def restarts() -> int:
+    """How often torchrun has started all ranks again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def command(script: Path | str, ranks: int, *words: str, restarts: int = 0) -> list[str]:
@@ -72,8 +90,20 @@ def torchrun(
         output, _ = process.communicate(timeout=limit)
         code = process.returncode
     except subprocess.TimeoutExpired:
-        # Asked to end, torchrun ends its ranks; killed, it would leave them behind.
-        process.terminate()
-        output, _ = process.communicate()
-        code = 124
+        output, code = _end(process), 124
+    except BaseException:
+        # Somebody interrupted the cell: the ranks would go on computing.
+        _end(process)
+        raise
     return Launched(code, time.perf_counter() - began, output)
+
+
+def _end(process: subprocess.Popen[str]) -> str:
+    """Ask torchrun to end, which ends its ranks; killed at once, it would leave them behind. What was said."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        output, _ = process.communicate(timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+    return output

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from defectlab.precision import Precision
 
@@ -45,11 +46,13 @@ class Speed:
         way: which.
         images_per_second: by the median step.
         peak_bytes: most memory of the GPU in use at once; None on a CPU, which does not tell.
+        kept_bytes: what the forward pass keeps for the backward pass, beside the weights.
     """
 
     way: Way
     images_per_second: float
     peak_bytes: int | None
+    kept_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,37 +95,76 @@ def measure(way: Way, build: Callable[[], nn.Module], batch: int, side: int, dev
         build: makes the network; its images have as many channels as its first convolution takes.
         batch, side: of the images.
         device: `cpu` or `cuda`.
-        steps: to time; as many as a quarter of them, but at least two, go before.
+        steps: to time; as many as a quarter of them, but at least two (one, where one is timed), go before.
     """
-    torch.manual_seed(0)
-    layout = torch.channels_last if way.channels_last else torch.contiguous_format
-    network = build().to(device, memory_format=layout).train()  # type: ignore[call-overload]
-    channels = next(weights for weights in network.parameters() if weights.ndim == 4).shape[1]
-    images = torch.rand(batch, channels, side, side, device=device).contiguous(memory_format=layout)
+    network, images = _ready(way, build, batch, side, device)
     labels = torch.randint(2, (batch,), device=device).float()
     numbers = Precision(way.precision, device)
     optimizer, scaler = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9), numbers.scaler()
     run: Callable[[Tensor], Any] = torch.compile(network) if way.compiled else network
+    kept = kept_bytes(way, build, batch, side, device)
     _forget_peak(device)
 
     def step() -> None:
         with numbers.autocast():
-            found = run(images)
-            logits = found[0] if isinstance(found, tuple) else found[:, 0]
-            loss = functional.binary_cross_entropy_with_logits(logits, labels)
+            loss = functional.binary_cross_entropy_with_logits(_logits(run(images)), labels)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
 
     with numbers.matrices():
-        seconds = _median(step, device, steps, max(2, steps // 4))
+        seconds = statistics.median(_times(step, device, steps, min(steps, max(2, steps // 4))))
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
-    return Speed(way, batch / seconds, peak)
+    return Speed(way, batch / seconds, peak, kept)
+
+
+def kept_bytes(way: Way, build: Callable[[], nn.Module], batch: int, side: int, device: str) -> int:
+    """What a forward pass keeps for the backward pass, beside the weights: activations, and copies of weights in 16 bits.
+
+    Exact, for it is counted and not measured. That a compiled network may keep less is not seen here.
+    """
+    network, images = _ready(way, build, batch, side, device)
+    own = {weights.untyped_storage().data_ptr() for weights in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), Precision(way.precision, device).autocast():
+        # Kept until the end: a storage that is freed may give its address to another.
+        result = _logits(network(images)).sum()
+    del result
+    return sum(kept.values())
+
+
+def operations(build: Callable[[], nn.Module], batch: int, side: int) -> float:
+    """Floating-point operations per image of a step: forward and backward pass. Nothing is computed for it."""
+    with torch.device("meta"):
+        network, images = _ready(Way("fp32"), build, batch, side, "meta")
+        with FlopCounterMode(display=False) as counter:
+            _logits(network(images)).sum().backward()
+    return float(counter.get_total_flops()) / batch
+
+
+def _ready(way: Way, build: Callable[[], nn.Module], batch: int, side: int, device: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    layout = torch.channels_last if way.channels_last else torch.contiguous_format
+    network = build().to(device, memory_format=layout).train()  # type: ignore[call-overload]
+    channels = next(weights for weights in network.parameters() if weights.ndim == 4).shape[1]
+    return network, torch.rand(batch, channels, side, side, device=device).contiguous(memory_format=layout)
+
+
+def _logits(found: Any) -> Tensor:
+    logits: Tensor = found[0] if isinstance(found, tuple) else found[:, 0]
+    return logits
 
 
 def limits(precision: str, device: str, *, small: bool = False) -> Limits:
-    """The two limits of a device in some numbers.
+    """The two limits of a device in some numbers: the best that was reached, for what disturbs a measurement only slows it.
 
     Args:
         precision: one of `precision.NAMES`.
@@ -131,8 +173,8 @@ def limits(precision: str, device: str, *, small: bool = False) -> Limits:
     """
     side = 512 if small else 8192 if device == "cuda" else 2048
     length = 2**20 if small else 2**28 if device == "cuda" else 2**25
-    product = _product(precision, device, side)
-    adding = _adding(precision, device, length)
+    product = _product(precision, device, side, best=True)
+    adding = _adding(precision, device, length, best=True)
     return Limits(product.flops, adding.flops / adding.intensity)
 
 
@@ -150,16 +192,17 @@ def kernels(device: str, *, small: bool = False) -> list[Kernel]:
     return found
 
 
-def _product(precision: str, device: str, side: int) -> Kernel:
+def _product(precision: str, device: str, side: int, best: bool = False) -> Kernel:
     a, b = (torch.randn(side, side, device=device, dtype=_TYPES[precision]) for _ in range(2))
     operations, moved = 2 * side**3, 3 * side**2 * _SIZES[precision]
-    return _kernel("matrix product", precision, device, lambda: a @ b, operations, moved)
+    return _kernel("matrix product", precision, device, lambda: a @ b, operations, moved, best)
 
 
-def _adding(precision: str, device: str, length: int) -> Kernel:
+def _adding(precision: str, device: str, length: int, best: bool = False) -> Kernel:
     a, b = (torch.randn(length, device=device, dtype=_TYPES[precision]) for _ in range(2))
     out = torch.empty_like(a)
-    return _kernel("addition", precision, device, lambda: torch.add(a, b, out=out), length, 3 * length * _SIZES[precision])
+    moved = 3 * length * _SIZES[precision]
+    return _kernel("addition", precision, device, lambda: torch.add(a, b, out=out), length, moved, best)
 
 
 def _convolution(precision: str, device: str, batch: int, channels: int, side: int = 56) -> Kernel:
@@ -186,12 +229,15 @@ def _depthwise(precision: str, device: str, batch: int, channels: int, side: int
     return _kernel("depthwise convolution", precision, device, call, operations, moved)
 
 
-def _kernel(name: str, precision: str, device: str, call: Callable[[], Any], operations: int, moved: int) -> Kernel:
+def _kernel(
+    name: str, precision: str, device: str, call: Callable[[], Any], operations: int, moved: int, best: bool = False
+) -> Kernel:
     with Precision(precision, device).matrices():
-        return Kernel(name, precision, operations / moved, operations / _median(call, device, 10, 3))
+        times = _times(call, device, 10, 3)
+    return Kernel(name, precision, operations / moved, operations / (min(times) if best else statistics.median(times)))
 
 
-def _median(call: Callable[[], Any], device: str, repeats: int, before: int) -> float:
+def _times(call: Callable[[], Any], device: str, repeats: int, before: int) -> list[float]:
     wait = torch.cuda.synchronize if device == "cuda" else _nothing
     times: list[float] = []
     for number in range(before + repeats):
@@ -200,7 +246,7 @@ def _median(call: Callable[[], Any], device: str, repeats: int, before: int) -> 
         wait()
         if number >= before:
             times.append(time.perf_counter() - began)
-    return statistics.median(times)
+    return times
 
 
 def _nothing() -> None:
@@ -211,44 +257,3 @@ def _forget_peak(device: str) -> None:
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-
-
-class ResNet50(nn.Module):
-    """ResNet-50 as in He et al. 2015 with the stride in the 3 × 3 convolution: the network that speed is usually told of."""
-
-    def __init__(self, classes: int = 1000) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
-        )
-        blocks: list[nn.Module] = []
-        inputs = 64
-        for width, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
-            for number in range(count):
-                blocks.append(_Bottleneck(inputs, width, stride if number == 0 else 1))
-                inputs = 4 * width
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(inputs, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `(n, classes)` of images `(n, 3, h, w)`."""
-        found: Tensor = self.head(self.blocks(self.stem(images)).mean(dim=(2, 3)))
-        return found
-
-
-class _Bottleneck(nn.Module):
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
-        super().__init__()
-        outputs = 4 * width
-        self.way = nn.Sequential(
-            nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-            nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs),
-        )  # fmt: skip
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, at: Tensor) -> Tensor:
-        found: Tensor = functional.relu(self.way(at) + self.shortcut(at))
-        return found
