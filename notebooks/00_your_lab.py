@@ -29,7 +29,7 @@
 # %%
 import os
 
-from defectlab import backbone, lab, lease, panel, usage
+from defectlab import backbone, figures, lab, lease, panel, usage
 
 SMOKE = os.environ.get("GPULAB_SMOKE") == "1"  # a short trial run: smaller matrices
 TRY_MEMORY = False  # True fills the memory once, in a process that is there to be killed; see below
@@ -212,4 +212,8 @@ assert torch.cuda.device_count() >= real, (
     f"{real} GPUs were given, and PyTorch finds {torch.cuda.device_count()}: tell your admin"
 )
 assert not filler.exists()
+figures.record({
+    "cpus": given.cpus, "memory_bytes": given.memory, "shm_bytes": given.shm,
+    "product_ms": {f"{threads} threads": 1000 * value for threads, value in seconds.items()},
+})  # fmt: skip
 print("All checks passed.")
