@@ -38,7 +38,7 @@ class Settings:
     Attributes:
         size: side in pixels that images are brought to.
         stages: stages of the network whose maps are laid upon each other; the first gives the step of the places.
-        around: side of the square of places that are averaged, so that a place knows its neighbours.
+        around: side of the square of places that are averaged, so that a place knows its neighbours; 1 averages none.
         sampled: places drawn at random from all good images.
         bank: places that remain of them, chosen so that none of the others is far from all of these.
         worst: number of places of a map that make the image's score.
@@ -48,7 +48,7 @@ class Settings:
 
     size: int = 192
     stages: tuple[int, ...] = (3, 4)
-    around: int = 3
+    around: int = 1
     sampled: int = 20_000
     bank: int = 2_000
     worst: int = 10
