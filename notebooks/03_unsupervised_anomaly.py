@@ -102,7 +102,7 @@ made = {name: detectors_of(settings) for name, settings in tqdm(variants.items()
 tried = {name: areas_of(found, parts.validation) for name, found in made.items()}
 for name, areas in tried.items():
     print(
-        f"{name:24}{'   '.join(f'{line} {area:.3f}' for line, area in areas.items())}   mean {np.mean(list(areas.values())):.3f}"
+        f"{name:26}{'   '.join(f'{line} {area:.3f}' for line, area in areas.items())}   mean {np.mean(list(areas.values())):.3f}"
     )
 
 # %% [markdown]
