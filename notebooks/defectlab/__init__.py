@@ -8,6 +8,8 @@
     transforms  variation: turned, moved, in other light; masks follow
     backbone    EfficientNet-Lite0 with what it learnt on ImageNet, from a package and without network
     features    that network used as it is, and a logistic regression on what it sees
+    committee   support vector machines on such features, which vote
+    folds       cross-validation, at random and by blocks
     model       networks that say whether there is a defect, and where
     resnet      ResNet-50, to be timed
     train       the training loop: seeds, precision, going on after an interruption

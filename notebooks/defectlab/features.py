@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,26 @@ def extract(
     if kept is not None:
         _keep(kept, features)
     return features
+
+
+def from_sides(
+    data: DataSet,
+    recipe: Recipe | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> Features:
+    """Features of every image as it is, mirrored, and upside down: `(3, n, recipe.length)`.
+
+    For what has no left and no upper side, such as a solar cell. See `extract` for the arguments.
+
+    Raises:
+        WeightsError: the network's weights are not installed.
+    """
+    turned = (data.images, data.images[:, :, ::-1], data.images[:, ::-1, :])
+    sides = [replace(data, images=np.ascontiguousarray(images)) for images in turned]
+    return np.stack([extract(side, recipe, device, cache=cache, progress=progress) for side in sides])
 
 
 def sized(images: Tensor, size: int) -> Tensor:

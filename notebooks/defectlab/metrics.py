@@ -166,6 +166,22 @@ def recall_at(labels: ArrayLike, scores: ArrayLike, rate: float) -> float:
     return operating_point(labels, scores, rate).counts.recall
 
 
+def false_alarms_for(labels: ArrayLike, scores: ArrayLike, recall: float) -> float:
+    """What a recall costs: the lowest false-alarm rate at which at least this share of the defects is caught, with hindsight.
+
+    Raises:
+        ValueError: there is no defect or no good part, or the recall is not between 0 and 1.
+    """
+    if not 0.0 <= recall <= 1.0:
+        raise ValueError(f"A recall lies between 0 and 1; this is {recall}.")
+    bad, numbers = _pair(labels, scores)
+    if not 0 < bad.sum() < len(bad):
+        raise ValueError("What a recall costs needs defects and good parts.")
+    # The small term keeps 0.29 * 100 from being 29.000…1.
+    needed = int(np.ceil(recall * bad.sum() - 1e-9))
+    return 0.0 if not needed else confusion(bad, numbers, float(np.sort(numbers[bad])[-needed])).false_alarm_rate
+
+
 def bootstrap(
     figure: Figure,
     labels: ArrayLike,

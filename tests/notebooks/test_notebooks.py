@@ -156,6 +156,21 @@ EXPECTED = {
         ),
         last="All checks passed; the memory is free again.",
     ),
+    "02_elpv_benchmark": Expected(
+        6,
+        (90, 900),
+        (
+            r"licence CC-BY-NC-SA-4\.0",
+            r"AUROC \d+\.\d% \(95% interval .*\); in the first round alone \d+\.\d%",
+            r"accuracy \d+\.\d% \(95% interval .*\): recall \d+\.\d% at \d+\.\d% false alarms",
+            r"nearest neighbour within \d+ places: \d+% of the cells; by chance \d\.\d%",
+            r"AUROC by blocks \d+\.\d% \(95% interval",
+            r"(random|blocks)_1_percent +\d+\.\d% \(95% interval",
+            r"at random, sure labels only +80\.0%: \d+%",
+        ),
+        last="All checks passed; the memory is free again.",
+        data="elpv",
+    ),
     "03_unsupervised_anomaly": Expected(
         5,
         (60, 600),

@@ -204,3 +204,17 @@ def test_pairs_tell_what_two_intervals_beside_each_other_cannot() -> None:
     paired = metrics.difference(metrics.auroc, labels, before, after, draws=200)
     assert alone[0].high > alone[1].low
     assert paired.low > 0
+
+
+@given(pairs=PAIRS, recall=st.sampled_from([0.0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.995, 1.0]))
+def test_what_a_recall_costs_is_read_off_scikit_learns_curve(pairs: list[tuple[bool, float]], recall: float) -> None:
+    bad, scores = zip(*pairs, strict=True)
+    alarms, caught, _ = roc_curve(bad, scores, drop_intermediate=False)
+    assert metrics.false_alarms_for(bad, scores, recall) == pytest.approx(alarms[caught >= recall - 1e-9].min())
+
+
+def test_what_a_recall_costs_needs_both_kinds_and_sense() -> None:
+    with pytest.raises(ValueError, match="needs defects and good parts"):
+        metrics.false_alarms_for([True, True], [0.1, 0.2], 0.9)
+    with pytest.raises(ValueError, match="lies between 0 and 1"):
+        metrics.false_alarms_for([True, False], [0.1, 0.2], 1.1)
