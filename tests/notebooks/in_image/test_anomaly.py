@@ -38,6 +38,18 @@ def test_a_foreign_patch_is_found_where_it_is(good: data.DataSet, detector: anom
     assert np.mean((y >= 5) & (y <= 12) & (x >= 11) & (x <= 18)) > 0.9
 
 
+@given(seed=st.integers(0, 10_000), gain=st.floats(0.6, 1.0), offset=st.floats(0.0, 0.3))
+def test_another_lamp_is_nothing_unusual_unless_brightness_counts(seed: int, gain: float, offset: float) -> None:
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(seed))
+    once, again = (anomaly.prepared(some, QUICK) for some in (images, gain * images + offset))
+    assert once.shape == (2, 3, QUICK.size, QUICK.size)
+    # The small term that keeps a plain image from being blown up makes a little of a difference.
+    assert torch.allclose(once, again, atol=0.03)
+    as_it_is = dataclasses.replace(QUICK, even_light=False)
+    moved = (anomaly.prepared(gain * images + offset, as_it_is) - anomaly.prepared(images, as_it_is)).mean(dim=(1, 2, 3))
+    assert torch.allclose(moved, (gain - 1.0) * images.mean(dim=(1, 2, 3)) + offset, atol=0.01)
+
+
 def test_the_same_seed_remembers_the_same(good: data.DataSet, detector: anomaly.Detector) -> None:
     assert torch.equal(anomaly.fit(good, QUICK, progress=False).bank, detector.bank)
     other = anomaly.fit(good, dataclasses.replace(QUICK, seed=1), progress=False)
