@@ -18,9 +18,9 @@
 #
 # | | to expect |
 # | --- | --- |
-# | time on two CPU cores | about 4 minutes |
+# | time on two CPU cores | about 3 minutes |
 # | time on a GPU | not measured yet |
-# | memory | 2 GB for two ranks |
+# | memory | 2.2 GB for two ranks |
 # | network | none (processes talk within this machine) |
 #
 # **Aim.** Take the training of notebook 01 from one process to several with `torchrun` and DistributedDataParallel (DDP): what
@@ -114,7 +114,7 @@ THREADS = 0 if GPUS else 1  # CPU threads per rank; 0 is its share of all
 
 def train_on(ranks: int, name: str, *words: str, threads: int = THREADS, env: dict[str, str] = HIDE, **more) -> dict:
     """Train on so many ranks; what the script measured."""
-    size = ["--epochs", "2" if SMOKE else "3", "--limit", "128" if SMOKE else "720", "--batch", "16", "--seed", "0"]
+    size = ["--epochs", "2" if SMOKE else "4", "--limit", "128" if SMOKE else "720", "--batch", "16", "--seed", "0"]
     out = RUNS / name
     folders = ["--data", str(lab.data_folder() / "textures"), "--out", str(out)]
     done = launch.torchrun(script, ranks, *folders, *size, "--threads", str(threads), *words, env=env, **more)
@@ -140,6 +140,9 @@ for n, found in scaling.items():
     times = found["images_per_second"] / one
     seen, wall = found["batch_per_step"], found["wall"]
     print(f"{n:6}{found['images_per_second']:10.0f}{times:8.2f}{times / n:12.0%}{seen:11}{wall:9.1f}")
+alone = None if GPUS or SMOKE else train_on(1, "all-cores", threads=0)
+if alone:
+    print(f"one process with {alone['threads']} threads: {alone['images_per_second']:.0f} images/s")
 
 # %%
 plots.lines(
@@ -167,8 +170,8 @@ if single:
 # talking costs, and waiting for the slowest rank at every step. The claim needs 4 GPUs; the line above says whether there were
 # any.
 #
-# Note the column *wall*: starting Python on every rank takes seconds. For a training of a minute, DDP is not worth it. Nor is
-# it on one machine without GPUs: one process with all the cores does as well.
+# Note the column *wall*: starting Python on every rank takes seconds. For a training of a minute, DDP is not worth it. And
+# without GPUs, compare with the line about one process that has all the cores: there is little reason for ranks on one machine.
 #
 # ## What all-reduce costs
 #
@@ -201,7 +204,8 @@ plots.bars(
 print(f"last losses: {two['losses'][-1]:.3f} with every pass, {accumulated['losses'][-1]:.3f} with every 4th")
 
 # %% [markdown]
-# **Reading.** The gain is at most the share that talking had. It is not free: with four times the batch there are a quarter as
+# **Reading.** The gain is at most the share that talking had, which was told above. Where the bars differ by more, in whichever
+# direction, other work on the machine has disturbed one of them. It is not free: with four times the batch there are a quarter as
 # many steps, and the learning rate has to follow (the script takes the square root, the careful choice for Adam). In as few
 # epochs as here the loss stays behind.
 #
@@ -230,10 +234,10 @@ refused = launch.torchrun(
 print(next((line for line in refused.output.splitlines() if line.startswith(("ddp:", "epoch 1"))), refused.output[-500:]))
 
 # %% [markdown]
-# **Reading.** With two images per rank, as large images on small GPUs force one to have, the statistics are mostly noise; from
-# 16 on the error is small. `SyncBatchNorm` takes them over all ranks, at the price of one more exchange per layer:
-# `--sync-batchnorm`. PyTorch has it for GPUs alone; on CPUs its layer raises an error in the first step, so the script refuses
-# before that, as you see above if there is no GPU.
+# **Reading.** With two images per rank, as large images on small GPUs force one to have, the statistics are mostly noise; each
+# time there are twice as many, the error shrinks by about a third. `SyncBatchNorm` takes them over all ranks, at the price of
+# one more exchange per layer: `--sync-batchnorm`. PyTorch has it for GPUs alone; on CPUs its layer raises an error in the first
+# step, so the script refuses before that, as you see above if there is no GPU.
 #
 # ## When a rank is killed
 #
@@ -284,6 +288,7 @@ assert sorted(share(0, 1) + share(1, 1)) == list(range(12)), "the shares overlap
 assert refused.code == 0 if GPUS else "for GPUs alone" in refused.output
 figures.record(
     {
+        **({"all_cores_images_per_second": alone["images_per_second"]} if alone else {}),
         **({"one_gpu_images_per_second": single["images_per_second"]} if single else {}),
         "seed": 0,
         "batch_per_rank": 16,
