@@ -27,6 +27,7 @@ from defectlab import backbone, files, metrics
 from defectlab.data import DataSet
 
 BATCH = 64
+_CACHED_PIXELS = 750_000
 VERSION = 1
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 Features = NDArray[np.float32]
@@ -79,8 +80,9 @@ def extract(
         return found
     model = backbone.pretrained(max(recipe.stages) + 1).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     rows: list[Features] = []
-    for start in tqdm(range(0, len(data), BATCH), desc="features", unit=" batches", disable=None if progress else True):
-        images = torch.from_numpy(data.images[start : start + BATCH]).to(device).float().div_(255.0).unsqueeze(1)
+    batch = batch_size(recipe.size, device)
+    for start in tqdm(range(0, len(data), batch), desc="features", unit=" batches", disable=None if progress else True):
+        images = torch.from_numpy(data.images[start : start + batch]).to(device).float().div_(255.0).unsqueeze(1)
         rows.append(_pooled(model, sized(images, recipe.size), recipe.stages).cpu().numpy())
     features = np.concatenate(rows) if rows else np.zeros((0, recipe.length), dtype=np.float32)
     if kept is not None:
@@ -106,6 +108,15 @@ def from_sides(
     turned = (data.images, data.images[:, :, ::-1], data.images[:, ::-1, :])
     sides = [replace(data, images=np.ascontiguousarray(images)) for images in turned]
     return np.stack([extract(side, recipe, device, cache=cache, progress=progress) for side in sides])
+
+
+def batch_size(size: int, device: torch.device | str = "cpu") -> int:
+    """How many images of this side go through the network at once.
+
+    What a CPU computes on should fit its cache: at 300 pixels, batches of 64 took 77 ms per image on two cores, batches of 8 took
+    28 ms.
+    """
+    return BATCH if torch.device(device).type != "cpu" else max(1, min(BATCH, _CACHED_PIXELS // size**2))
 
 
 def sized(images: Tensor, size: int) -> Tensor:

@@ -57,3 +57,8 @@ def test_sides_are_the_image_and_its_mirrors(tiny: data.DataSet) -> None:
     assert sides.shape == (3, 4, recipe.length)
     assert np.array_equal(sides[0], features.extract(few, recipe, progress=False))
     assert not np.allclose(sides[0], sides[1])
+
+
+def test_a_cpu_gets_large_images_in_small_batches() -> None:
+    assert [features.batch_size(size) for size in (96, 224, 300, 2000)] == [64, 14, 8, 1]
+    assert features.batch_size(300, "cuda") == 64
