@@ -20,7 +20,7 @@
 # | --- | --- |
 # | time on two CPU cores | about 4 minutes |
 # | time on a GPU | not measured yet |
-# | memory | 2 GB; on a GPU not measured yet |
+# | memory | 4.2 GB with `torch.compile`, which a CPU lab of less than 6 GB leaves out; on a GPU not measured yet |
 # | network | none |
 #
 # **Aim.** Train the same network in fp32, TF32, bf16 and fp16, with *channels last* and with `torch.compile`, and put images
@@ -33,8 +33,6 @@
 # %%
 import os
 
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else each helper of torch.compile takes memory of its own
-
 import torch
 from defectlab import data, figures, lab, metrics, plots, precision, speed, train
 from defectlab.model import DefectNet, parameters
@@ -44,6 +42,7 @@ from tqdm.auto import tqdm
 SMOKE = os.environ.get("GPULAB_SMOKE") == "1"  # a short trial run: few steps, a small network
 DEVICE = lab.device()
 GPU = DEVICE == "cuda"
+COMPILE = not SMOKE and (GPU or lab.look().memory > 6 * lab.GIB)  # on a CPU, the compilers take more than 2 GiB for a minute
 print(torch.cuda.get_device_name() if GPU else f"CPU, {lab.look().cpus:g} of them", "| PyTorch", torch.__version__)
 print(f"ResNet-50 has {parameters(ResNet50()) / 1e6:.1f} million parameters; published are 25.6 million")
 
@@ -79,7 +78,8 @@ ways = [FP32, speed.Way("fp32", channels_last=True), speed.Way("bf16"), speed.Wa
 ways += [speed.Way("fp16", channels_last=True)]
 ways = [speed.Way("tf32"), *ways] if precision.supported("tf32", DEVICE) else ways
 ways = [way for way in ways if precision.supported(way.precision, DEVICE)]
-ways += [] if SMOKE else [speed.Way("bf16" if precision.supported("bf16", DEVICE) else "fp16", channels_last=True, compiled=True)]
+if COMPILE:
+    ways += [speed.Way("bf16" if precision.supported("bf16", DEVICE) else "fp16", channels_last=True, compiled=True)]
 batch, side = (128, 224) if GPU else (4, 64) if SMOKE else (8, 128)
 network = ResNet50 if GPU or not SMOKE else DefectNet
 steps = {way: 30 if GPU else 1 if SMOKE or way.precision == "fp16" else 8 for way in ways}
@@ -110,10 +110,11 @@ plots.bars(
 )
 
 # %% [markdown]
-# **Reading.** This says which way is worth taking *on this device*. On a CPU the gains come from the layout in memory and from
-# instructions for 16 bits: newer server CPUs have some for bf16, hardly any has them for fp16, which is emulated then and
-# slower by an order of magnitude or two. fp16 is a format for GPUs. `torch.compile` pays on GPUs, where it joins many small
-# operations; on a CPU it mostly costs the minute that it takes.
+# **Reading.** This says which way is worth taking *on this device*. On a CPU, bf16 gains where the CPU has instructions for it,
+# and loses where it has not; hardly any has them for fp16, which is emulated then and slower by an order of magnitude or more:
+# fp16 is a format for GPUs. `torch.compile` pays on GPUs, where it joins many small operations; on a CPU it first costs a
+# minute and gigabytes, so it is left out where there is little memory. When something else runs on the same CPUs, a few steps
+# are a poor measure: differences of less than two times may be the neighbours', so run the cell again before you believe them.
 #
 # ## Half the memory?
 #
@@ -123,12 +124,12 @@ plots.bars(
 
 # %%
 fixed = 3 * 4 * parameters(network())
-sizes = [batch // 2, batch]
+small_side, sizes = (64, [2, 4]) if SMOKE else (128, [4, 8])  # counted on the CPU
 grown = {}
 for way in (FP32, speed.Way("bf16")):
-    few, many = (speed.kept_bytes(way, network, size, side, "cpu") for size in sizes)
+    few, many = (speed.kept_bytes(way, network, size, small_side, "cpu") for size in sizes)
     each = (many - few) / (sizes[1] - sizes[0])
-    grown[way] = (fixed + few - each * sizes[0], each * (224 / side) ** 2)
+    grown[way] = (fixed + few - each * sizes[0], each * (224 / small_side) ** 2)
 batches = [1, 8, 32, 128]
 shares = [
     (grown[speed.Way("bf16")][0] + n * grown[speed.Way("bf16")][1]) / (grown[FP32][0] + n * grown[FP32][1]) for n in batches

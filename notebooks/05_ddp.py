@@ -18,9 +18,9 @@
 #
 # | | to expect |
 # | --- | --- |
-# | time on two CPU cores | about 3 minutes |
+# | time on two CPU cores | about 2 minutes |
 # | time on a GPU | not measured yet |
-# | memory | 2.2 GB for two ranks |
+# | memory | 2.1 GB for two ranks |
 # | network | none (processes talk within this machine) |
 #
 # **Aim.** Take the training of notebook 01 from one process to several with `torchrun` and DistributedDataParallel (DDP): what
@@ -170,8 +170,9 @@ if single:
 # talking costs, and waiting for the slowest rank at every step. The claim needs 4 GPUs; the line above says whether there were
 # any.
 #
-# Note the column *wall*: starting Python on every rank takes seconds. For a training of a minute, DDP is not worth it. And
-# without GPUs, compare with the line about one process that has all the cores: there is little reason for ranks on one machine.
+# Note the column *wall*: starting Python on every rank takes seconds. For a training of a minute, DDP is not worth it.
+# Without GPUs, look at the line about one process that has all the cores: a small network hardly knows what to do with more
+# than one thread, and then ranks use the cores better, even on one machine.
 #
 # ## What all-reduce costs
 #
@@ -204,10 +205,10 @@ plots.bars(
 print(f"last losses: {two['losses'][-1]:.3f} with every pass, {accumulated['losses'][-1]:.3f} with every 4th")
 
 # %% [markdown]
-# **Reading.** The gain is at most the share that talking had, which was told above. Where the bars differ by more, in whichever
-# direction, other work on the machine has disturbed one of them. It is not free: with four times the batch there are a quarter as
-# many steps, and the learning rate has to follow (the script takes the square root, the careful choice for Adam). In as few
-# epochs as here the loss stays behind.
+# **Reading.** What is gained is the share that talking had, which was told above, and the optimizer's steps that are left out;
+# where the bars differ by much more, other work on the machine has disturbed one of them. It is not free: with four times the
+# batch there are a quarter as many steps, and the learning rate has to follow (the script takes the square root, the careful
+# choice for Adam). In as few epochs as here the loss stays behind.
 #
 # ## Batch norm sees one rank's images
 #
