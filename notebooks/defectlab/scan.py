@@ -102,7 +102,11 @@ class Scan:
             self.files += [inside / n for n in names if not n.startswith(".") and n.lower() not in _LITTER]
             if len(self.files) > MOST_FILES:
                 raise DataError(f"{self.folder} holds more than {MOST_FILES:,} files: name the folder of one data set.")
-        self.files.sort()
+        # A pipe would be waited at for ever, and a link to /dev/zero has no end.
+        odd = [file for file in self.files if not os.path.isfile(self.folder / file)]
+        for file in sorted(odd):
+            self.bad(file, "is no plain file, or cannot be reached")
+        self.files = sorted(set(self.files) - set(odd))
 
     def bad(self, file: PurePosixPath | str, reason: str) -> None:
         """Note what is wrong with a file."""

@@ -146,6 +146,7 @@ def _look_through(folder: Path, layout: str, config: LabConfig) -> int:
 
 def _tell(lines: list[str]) -> None:
     for line in lines[:MOST_TOLD]:
-        print(line)
+        # Files' names are somebody else's text: nothing that moves a cursor.
+        print("".join(c if c.isprintable() else "?" for c in line))
     if len(lines) > MOST_TOLD:
         print(f"… and {len(lines) - MOST_TOLD} more")

@@ -94,7 +94,8 @@ def record_acceptance(folder: Path, entry: Entry) -> None:
     }
     path = folder / ACCEPTED
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        # Writers of the data folder may put a link or a pipe there, and whoever installs is often root.
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         with os.fdopen(handle, "a", encoding="utf-8") as file:
             os.fchmod(handle, 0o644)
             file.write(json.dumps(line) + "\n")
@@ -140,7 +141,7 @@ def _sums(path: Path) -> Iterator[tuple[str, str]]:
 def _accepted(folder: Path) -> list[dict[str, str]]:
     path = folder / ACCEPTED
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
             return []
         lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         return [{key: str(line[key]) for key in ("data_set", "by", "at")} for line in lines]

@@ -139,6 +139,22 @@ def test_who_accepted_a_licence_is_recorded_and_shown(config: LabConfig, monkeyp
     assert shown.accepted == f"{told['by']}, {told['at']}"
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_the_list_of_licences_is_a_plain_file_or_nothing(tmp_path: Path, kind: str):
+    other, place = tmp_path / "other", tmp_path / "data" / state.ACCEPTED
+    other.write_text("mine")
+    other.chmod(0o600)
+    place.parent.mkdir()
+    if kind == "link":
+        place.symlink_to(other)
+    else:
+        os.mkfifo(place)
+    with pytest.raises(DatasetError, match="cannot be recorded"):
+        state.record_acceptance(place.parent, datasets.entry("elpv"))
+    assert [one.accepted for one in datasets.listed(place.parent)] == ["", "", "", ""]
+    assert (other.read_text(), other.stat().st_mode & 0o777) == ("mine", 0o600)
+
+
 def test_an_acceptance_that_cannot_be_recorded_installs_nothing(tmp_path: Path):
     (tmp_path / state.ACCEPTED).mkdir()
     with pytest.raises(DatasetError, match="cannot be recorded"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,18 @@ def test_the_digest_follows_the_data_and_not_the_place(tmp_path: Path) -> None:
     assert one == other
     text(tmp_path / "b" / "labels" / "train" / "1.txt", "0 0.5 0.5 0.1 0.1\n")
     assert layouts.load(tmp_path / "b", progress=False).digest != one
+
+
+def test_what_has_no_end_is_named_and_not_read(tmp_path: Path) -> None:
+    folder = yolo(tmp_path / "parts")
+    for name in ("1.txt", "2.txt"):
+        (folder / "labels" / "train" / name).unlink(missing_ok=True)
+    os.mkfifo(folder / "labels" / "train" / "1.txt")
+    (folder / "labels" / "train" / "2.txt").symlink_to("/dev/zero")
+    (folder / "images" / "train" / "gone.png").symlink_to("/nowhere")
+    found = layouts.check(folder)
+    for name in ("labels/train/1.txt", "labels/train/2.txt", "images/train/gone.png"):
+        assert f"{name}: is no plain file, or cannot be reached" in found.problems
 
 
 def spoil(layout: str, folder: Path, how: str) -> None:
