@@ -300,8 +300,8 @@ print(f"AUROC by right labels {true_area:.3f}, by labels made in a hurry {hasty_
 # - Ask what the same work would have been worth elsewhere: here, images drawn by lot.
 # - Check validation and test labels first: all that you believe hangs on them.
 #
-# **Go on.** Your own images: `data.load` reads the layouts that *Bring your own* in the documentation describes, and
-# `labeller.Labeller` labels any of them.
+# **Go on.** Your own images: `layouts.load` reads the folders that *Your own images* in the documentation (`docs/data.md`)
+# describes, and `labeller.Labeller` labels any of them.
 #
 # The last cell checks what we did and frees the memory.
 

@@ -72,7 +72,7 @@ ENTRIES = (
     Entry(
         name="textures",
         title="Textures with drawn defects",
-        purpose="the default: defects with masks in brick, grass and gravel; notebooks 01, 03 and 06",
+        purpose="the default: defects with masks in brick, grass and gravel; notebooks 01, 03 to 06, and 09",
         licence="CC0-1.0",
         asks=False,
         attribution="Photographs that ship with scikit-image.",
