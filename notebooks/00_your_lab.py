@@ -18,9 +18,9 @@
 #
 # | | to expect |
 # | --- | --- |
-# | time on two CPU cores | half a minute |
+# | time on two CPU cores | 8 seconds |
 # | time on a GPU | the same |
-# | memory | 0.5 GB |
+# | memory | 1.4 GB |
 # | network | one question to the hub: when this lab ends |
 #
 # **Aim.** See what this lab gives you: CPUs, memory, GPUs, folders; watch it being used; and run into each limit once, on
