@@ -18,7 +18,7 @@
 #
 # | | to expect |
 # | --- | --- |
-# | time on two CPU cores | about half a minute |
+# | time on two CPU cores | about 15 seconds |
 # | time on a GPU | the same; nothing here uses one |
 # | memory | 0.6 GB |
 # | network | none |
