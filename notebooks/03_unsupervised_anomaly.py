@@ -106,10 +106,10 @@ for name, areas in tried.items():
     )
 
 # %% [markdown]
-# **Reading.** Evening out the light helps, and so does a mean of ten places in the place of the worst one alone: a speck of
-# dust is one place, and allowed. Finer places do not help here: they see the rim of a stone and not the surface. Averaging with
-# the neighbours, as PatchCore does, blurs what is small, and these places are large already. We go on with the first row: a
-# mean AUROC of 0.932. With six validation tiles, a difference of a hundredth would be chance.
+# **Reading.** A mean of ten places does better than the worst one alone: a speck of dust is one place, and allowed. Finer
+# places do not help here: they see the rim of a stone and not the surface. Averaging with the neighbours, as PatchCore does,
+# blurs what is small, and these places are large already. We go on with the first row: a mean AUROC of 0.932. With six
+# validation tiles, a difference of a hundredth may be chance, and evening out the light gains no more than that.
 
 # %%
 settings, detectors = chosen, made["as chosen"]

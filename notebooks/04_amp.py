@@ -110,11 +110,13 @@ plots.bars(
 )
 
 # %% [markdown]
-# **Reading.** This says which way is worth taking *on this device*. On a CPU, bf16 gains where the CPU has instructions for it,
-# and loses where it has not; hardly any has them for fp16, which is emulated then and slower by an order of magnitude or more:
-# fp16 is a format for GPUs. `torch.compile` pays on GPUs, where it joins many small operations; on a CPU it first costs a
-# minute and gigabytes, so it is left out where there is little memory. When something else runs on the same CPUs, a few steps
-# are a poor measure: differences of less than two times may be the neighbours', so run the cell again before you believe them.
+# **Reading.** This says which way is worth taking *on this device*. On a CPU, bf16 needs instructions of its own, and even
+# these promise nothing: the run whose figures are kept with this lab's sources had them, multiplied matrices in bf16 much
+# faster (see the roofline below), and yet trained the whole network more slowly. Why, it does not say. Hardly any CPU has
+# instructions for fp16, which is emulated then and slower by an order of magnitude or more: fp16 is a format for GPUs.
+# `torch.compile` pays on GPUs, where it joins many small operations; on a CPU it first costs a minute and gigabytes, so it is
+# left out where there is little memory. When something else runs on the same CPUs, a few steps are a poor measure:
+# differences of less than two times may be the neighbours', so run the cell again before you believe them.
 #
 # ## Half the memory?
 #
@@ -183,9 +185,11 @@ plots.roofline(
 )
 
 # %% [markdown]
-# **Reading.** Each point lies under the roof of its precision, or about on it: additions on the slope, where bytes count, the
-# matrix product and the convolution on the flat part, where operations count. A point above its roof says that our program for
-# the roof was not the best there is; take roofs for what was reached and not for what is possible.
+# **Reading.** Each point should lie under the roof of its precision, or about on it: additions on the slope, where bytes count,
+# the matrix product and the convolution on the flat part, where operations count. A point above its roof says that our program
+# for the roof was not the best there is, or was disturbed. In the run that is kept, others used the CPUs too, and the
+# convolutions lie above their roofs by more than a half: its roofs are too low, and its shares of them too high. Take roofs for
+# what was reached and not for what is possible.
 #
 # The last lines place the whole network. Its convolutions belong on the flat part and could gain as much as that rises from
 # fp32 to bf16; but between them lie batch norm, ReLU and additions, which are on the slope and gain a factor of two at most, by
@@ -257,7 +261,7 @@ else:
 # %% [markdown]
 # ## What we learnt
 #
-# - Say the precision you compare with: "fp32" on a GPU is TF32 unless told otherwise.
+# - Say the precision you compare with: "fp32" convolutions on a GPU are TF32 unless told otherwise.
 # - bf16 needs no scaler, fp16 does; weights stay in fp32 with both.
 # - channels last first, then precision, then compile: each is a line, and each is measured alone.
 # - Whether a layer gains depends on its place under the roofline, so the gain depends on the network, the batch and the device.
