@@ -213,7 +213,7 @@ EXPECTED = {
     ),
     "06_export_and_latency": Expected(
         2,
-        (90, 400),
+        (150, 600),
         (
             r"the network is from a short training; alarm from",
             r"AOTInductor (is left out: this is a trial run|.* 0 flips)",
