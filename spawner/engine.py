@@ -30,6 +30,8 @@ CALL_SECONDS = 60
 LOG_LINES = 1000  # the engine cuts each line at 16 KB, so this bounds the bytes too
 # Threads of many labs share one client; docker-py's default pool of 25 would queue them silently.
 _POOL = 128
+# A command that is run once, such as the look through a folder of images.
+ONCE_MEMORY, ONCE_PIDS = 4 << 30, 512
 
 
 class Engine:
@@ -274,6 +276,10 @@ class Engine:
                 network_mode=network,
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
+                # What it looks through may be anybody's: the host's memory and processes are not at its mercy.
+                mem_limit=ONCE_MEMORY,
+                memswap_limit=ONCE_MEMORY,
+                pids_limit=ONCE_PIDS,
             )
             made = self.client.create_container(
                 image, list(command), user=user, environment=dict(env or {}), host_config=host_config
@@ -281,7 +287,7 @@ class Engine:
             try:
                 self.client.start(made["Id"])
                 code = self.client.wait(made["Id"], timeout=seconds)["StatusCode"]
-                output = self.client.logs(made["Id"]).decode("utf-8", "replace")
+                output = self.client.logs(made["Id"], tail=LOG_LINES).decode("utf-8", "replace")
             finally:
                 self.client.remove_container(made["Id"], force=True, v=True)
         return int(code), output

@@ -12,7 +12,7 @@ from docker.errors import DockerException
 from requests import RequestException
 
 from spawner.engine import ANSWER_SECONDS as DEFAULT_ANSWER_SECONDS
-from spawner.engine import Engine
+from spawner.engine import LOG_LINES, ONCE_MEMORY, ONCE_PIDS, Engine
 from spawner.errors import EngineUnknown
 from spawner.model import Presence
 from tests.engine.lab import PORT, EngineLab, eventually
@@ -140,3 +140,13 @@ def test_run_once_gives_exit_code_and_output_and_leaves_nothing(gpu_lab: EngineL
     code, output = engine.run_once(gpu_lab.image, ["sh", "-c", "id -u; exit 7"], mounts=(), user="1000:1000")
     assert (code, output) == (7, "1000\n")
     assert {found["Id"] for found in engine.client.containers(all=True)} == before
+
+
+def test_what_is_run_once_has_bounded_memory_processes_and_output(gpu_lab: EngineLab) -> None:
+    limits = "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max 2>/dev/null; "
+    limits += "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; true"
+    _, output = gpu_lab.engine.run_once(gpu_lab.image, ["sh", "-c", limits], mounts=(), user="1000:1000")
+    assert output.split() == [str(ONCE_PIDS), str(ONCE_MEMORY)]
+    _, output = gpu_lab.engine.run_once(gpu_lab.image, ["sh", "-c", "seq 1 5000"], mounts=(), user="1000:1000")
+    assert output.split()[0] == str(5001 - LOG_LINES)
+    assert len(output.split()) == LOG_LINES
