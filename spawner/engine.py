@@ -30,7 +30,7 @@ CALL_SECONDS = 60
 LOG_LINES = 1000  # the engine cuts each line at 16 KB, so this bounds the bytes too
 # Threads of many labs share one client; docker-py's default pool of 25 would queue them silently.
 _POOL = 128
-# A command that is run once, such as the look through a folder of images.
+# A command that is run once, such as the look through anybody's folder of images, is not to take the host with it.
 ONCE_MEMORY, ONCE_PIDS = 4 << 30, 512
 
 
@@ -272,15 +272,9 @@ class Engine:
         """
         with translated("run a command in the image"):
             host_config = self.client.create_host_config(
-                mounts=cast(Any, mount_options(mounts)),
-                network_mode=network,
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges"],
-                # What it looks through may be anybody's: the host's memory and processes are not at its mercy.
-                mem_limit=ONCE_MEMORY,
-                memswap_limit=ONCE_MEMORY,
-                pids_limit=ONCE_PIDS,
-            )
+                mounts=cast(Any, mount_options(mounts)), network_mode=network, cap_drop=["ALL"],
+                security_opt=["no-new-privileges"], mem_limit=ONCE_MEMORY, memswap_limit=ONCE_MEMORY, pids_limit=ONCE_PIDS,
+            )  # fmt: skip
             made = self.client.create_container(
                 image, list(command), user=user, environment=dict(env or {}), host_config=host_config
             )
