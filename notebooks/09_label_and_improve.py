@@ -18,9 +18,9 @@
 #
 # | | to expect |
 # | --- | --- |
-# | time on two CPU cores | not measured yet |
+# | time on two CPU cores | 40 seconds |
 # | time on a GPU | not measured yet |
-# | memory | not measured yet |
+# | memory | 0.9 GB |
 # | network | none |
 #
 # **Aim.** A model is as good as its labels, and labels are made by people in a hurry. We look at a model's mistakes, let it point
@@ -183,9 +183,12 @@ plots.lines(
 )
 
 # %% [markdown]
-# **Reading.** Blue is what the doubts were worth, orange what looking anywhere is worth, dark what nobody could better. The first
-# looks find most. Further to the right the blue line bends, since a label that the model believes is not doubted: thin defects
-# that were overlooked by the dozen look good to a model that learnt from them. The suspicion makes a short list, not a full one.
+# **Reading.** Blue is what the doubts were worth, orange what looking anywhere is worth, dark what nobody could better. The
+# first looks find most: in our run 185 of 400 labels looked at were wrong, 46 % where looking anywhere finds 20 %. That is 51 %
+# of all wrong labels, and then the blue line bends, since a label that the model believes is not doubted: thin defects that were
+# overlooked by the dozen look good to a model that learnt from them. The suspicion makes a short list, not a full one. Of 360
+# wrong labels 201 are left: those that nobody looked at, and some on which the reviewer erred, who even spoiled a few that were
+# right.
 #
 # ## Hard cases
 #
@@ -277,7 +280,12 @@ plots.lines(curves, title="Recall against false alarms, test images", xlabel="fa
 # %% [markdown]
 # **Reading.** The higher a line, the more defects are caught at the same cost. Grey is what these images could teach with all
 # labels right; what lies between it and blue is what the hurry cost. Before you believe that one line is above another, look at
-# the differences above: where the interval holds zero, these test tiles cannot tell.
+# the differences above. In our run correcting raised the AUROC by 0.020 (0.009 to 0.031), and hard cases by another 0.015 (0.005
+# to 0.021). As many images drawn by lot gave 0.004, and the interval holds zero; hard cases were worth more than they by 0.011
+# (0.004 to 0.016). Recall is coarser: correcting alone cannot be told from nothing, both together gave 0.12 more (0.04 to 0.16).
+#
+# And look at the false alarms in the table: we asked for 5 %, and between 13 % and 16 % came, for every model. The thresholds
+# were chosen on six validation tiles, and the test tiles are others. No cleaning of training labels mends that.
 #
 # ## Had the test labels been made in a hurry, too
 #
@@ -290,7 +298,8 @@ true_area, hasty_area = metrics.auroc(judge.labels, best), metrics.auroc(hasty.l
 print(f"AUROC by right labels {true_area:.3f}, by labels made in a hurry {hasty_area:.3f}")
 
 # %% [markdown]
-# **Reading.** Nothing about the model is different. Whoever measures with wrong labels measures the labels.
+# **Reading.** An AUROC of 0.894 has become 0.774, and nothing about the model is different: a larger step than all our work
+# above, in the other direction. Whoever measures with wrong labels measures the labels.
 #
 # ## What we learnt
 #
