@@ -112,7 +112,7 @@ def test_a_container_that_was_told_of_no_gpu_sees_none(run: Run) -> None:
 
 def test_every_package_that_was_asked_for_imports_without_a_warning(run: Run) -> None:
     renamed = {"scikit-image": "skimage", "scikit-learn": "sklearn", "pillow": "PIL"}
-    modules = [renamed.get(package, package) for package in [*asked_packages(), "torch"]]
+    modules = [renamed.get(package, package.replace("-", "_")) for package in [*asked_packages(), "torch"]]
     # One process each: a module must not work only because another was imported before it.
     script = 'for module in "$@"; do python -W error -c "import $module" || echo "$module failed"; done'
     assert run("bash", "-c", script, "bash", *modules) == ""
