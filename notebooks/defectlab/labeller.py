@@ -77,7 +77,9 @@ class Labeller(ip.VBox):  # type: ignore[misc]
         if self._setting:
             return
         wanted = "".join(key for key in change["new"].lower() if key in (GOOD, DEFECTIVE, SKIP))[: len(self._order)]
-        same = next((i for i, (a, b) in enumerate(zip(self._said, wanted)) if a != b), min(len(self._said), len(wanted)))  # noqa: B905
+        same = 0
+        while wanted[: same + 1] == self._said[: same + 1] and same < len(wanted):
+            same += 1
         words = ""
         try:
             for at in reversed(range(same, len(self._said))):
