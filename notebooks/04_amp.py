@@ -136,14 +136,14 @@ batches = [1, 8, 32, 128]
 shares = [
     (grown[speed.Way("bf16")][0] + n * grown[speed.Way("bf16")][1]) / (grown[FP32][0] + n * grown[FP32][1]) for n in batches
 ]
+for n, share in zip(batches, shares, strict=True):
+    print(f"batch {n:4}: {share:.2f} of fp32's {(grown[FP32][0] + n * grown[FP32][1]) / 1e9:.2f} GB")
 plots.lines(
     {"bf16": (batches, shares), "the claim: half": (batches, [0.5] * 4)},
     title=f"Memory of a step of {network.__name__} at 224 × 224, counted",
     xlabel="images per batch",
     ylabel="share of what fp32 needs",
 )
-for n, share in zip(batches, shares, strict=True):
-    print(f"batch {n:4}: {share:.2f} of fp32's {(grown[FP32][0] + n * grown[FP32][1]) / 1e9:.2f} GB")
 
 # %% [markdown]
 # **Reading.** With one image hardly anything is saved: the weights' 16-bit copies even come on top. With a large batch the

@@ -145,6 +145,14 @@ if alone:
     print(f"one process with {alone['threads']} threads: {alone['images_per_second']:.0f} images/s")
 
 # %%
+if GPUS >= 4:
+    verdict = "holds" if scaling[4]["images_per_second"] >= 3.6 * one else "does not hold"
+    print(f"3.6 times on 4 GPUs: {verdict} here, with {scaling[4]['images_per_second'] / one:.2f}")
+else:
+    print(f"{FOUND} GPUs: 3.6 times on 4 GPUs was not measured yet, neither confirmed nor refuted.")
+single = train_on(1, "one-gpu", threads=0, env={}) if FOUND and not SMOKE else None
+if single:
+    print(f"one GPU alone: {single['images_per_second']:.0f} images/s")
 plots.lines(
     {
         "measured": (counts, [scaling[n]["images_per_second"] / one for n in counts]),
@@ -155,14 +163,6 @@ plots.lines(
     xlabel="ranks",
     ylabel="times as fast as one rank",
 )
-if GPUS >= 4:
-    verdict = "holds" if scaling[4]["images_per_second"] >= 3.6 * one else "does not hold"
-    print(f"3.6 times on 4 GPUs: {verdict} here, with {scaling[4]['images_per_second'] / one:.2f}")
-else:
-    print(f"{FOUND} GPUs: 3.6 times on 4 GPUs was not measured yet, neither confirmed nor refuted.")
-single = train_on(1, "one-gpu", threads=0, env={}) if FOUND and not SMOKE else None
-if single:
-    print(f"one GPU alone: {single['images_per_second']:.0f} images/s")
 
 # %% [markdown]
 # **Reading.** On CPU cores this is a fair picture of DDP itself, and none of GPUs: cores of one machine share its memory and
@@ -194,6 +194,7 @@ print(f"a step takes {1000 * step:.0f} ms, so talking would take {talking / step
 
 # %%
 accumulated = train_on(2, "accumulate", "--accumulate", "4")
+print(f"last losses: {two['losses'][-1]:.3f} with every pass, {accumulated['losses'][-1]:.3f} with every 4th")
 plots.bars(
     {
         "2 ranks": two["images_per_second"],
@@ -202,7 +203,6 @@ plots.bars(
     title="Gradient accumulation",
     label="images per second (higher is better)",
 )
-print(f"last losses: {two['losses'][-1]:.3f} with every pass, {accumulated['losses'][-1]:.3f} with every 4th")
 
 # %% [markdown]
 # **Reading.** What is gained is the share that talking had, which was told above, and the optimizer's steps that are left out;
@@ -222,17 +222,17 @@ for n in (2, 4, 8, 16, 32, 64):
     # 36 places per image, as in a late layer; places of one image are alike, so they count for little.
     values = torch.randn(2000, n, 1) + 0.3 * torch.randn(2000, n, 36)
     off[n] = float((values.flatten(1).std(dim=1) / (1 + 0.3**2) ** 0.5 - 1).abs().mean())
+refused = launch.torchrun(
+    script, 2, "--data", str(lab.data_folder() / "textures"), "--out", str(RUNS / "sync"), "--limit", "64", "--batch", "16",
+    "--epochs", "1", "--sync-batchnorm", env=HIDE,
+)  # fmt: skip
+print(next((line for line in refused.output.splitlines() if line.startswith(("ddp:", "epoch 1"))), refused.output[-500:]))
 plots.lines(
     {"batch norm": (list(off), list(off.values()))},
     title="Error of the spread that one rank sees",
     xlabel="images per rank",
     ylabel="mean error, as a share",
 )
-refused = launch.torchrun(
-    script, 2, "--data", str(lab.data_folder() / "textures"), "--out", str(RUNS / "sync"), "--limit", "64", "--batch", "16",
-    "--epochs", "1", "--sync-batchnorm", env=HIDE,
-)  # fmt: skip
-print(next((line for line in refused.output.splitlines() if line.startswith(("ddp:", "epoch 1"))), refused.output[-500:]))
 
 # %% [markdown]
 # **Reading.** With two images per rank, as large images on small GPUs force one to have, the statistics are mostly noise; each

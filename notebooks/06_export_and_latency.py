@@ -209,12 +209,14 @@ plots.bars(
 #
 # The file alone says nothing: not what it was trained on, nor where its threshold lies, nor what it wants to be fed. The
 # *manifest* does, and its seal (an HMAC over all of it, checksums of the files included) shows whether anything was changed
-# since. Keep the key where the line can read it and nobody can change it.
+# since. Model and manifest go to the folder for models, where they outlive this lab. The key stays in your home: bring it to the
+# line by another way than the model, and keep it where the line can read it and nobody can change it.
 
 # %%
-key_file = OUT / "line.key"
+key_file = Path.home() / ".config" / "defectlab" / "line.key"
 key = manifest.key_from(key_file)
-best = files["ONNX"]
+best = lab.models_folder() / f"{store.file_name(lab.user(), 'defects-at-the-line')}{'-smoke' if SMOKE else ''}.onnx"
+shutil.copy(files["ONNX"], best)
 judge_scores = runs["ONNX"](parts.test.images)[0]
 point = at_threshold["ONNX"]
 about = manifest.About(
@@ -299,4 +301,5 @@ figures.record({
     "decoding_p99_ms": decoding.p99,
 })  # fmt: skip
 shutil.rmtree(OUT)
+print(f"Yours to take to the line: {best.name} and {slip.name} in {best.parent}; the key is {key_file}.")
 print("All checks passed.")
