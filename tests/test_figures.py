@@ -15,14 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
+import nbformat
 import pytest
 
+from bench.notebooks import source_of
 from tests.support import quotes
 
 REPO = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path.stem for path in (REPO / "notebooks").glob("[0-9]*.py"))
 # Not run in full yet since figures are recorded; judged as soon as there is a result.
 AWAITED: set[str] = set()
+# Their code changed after their newest full run: `await`, plots that were not shown, no compiling in a small lab, a model kept.
+# Each is to be run again.
+STALE = {"01_first_defect_model", "04_amp", "05_ddp", "06_export_and_latency"}
 PAGES = sorted(
     path.relative_to(REPO).as_posix()
     for path in (*REPO.glob("*.md"), *REPO.glob("docs/*.md"), *REPO.glob("images/**/*.md"), REPO / "bench" / "README.md")
@@ -90,6 +95,15 @@ def header(name: str) -> dict[str, str]:
 
 def awaited(name: str) -> bool:
     return name in AWAITED and not results(name)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_newest_result_is_of_the_notebook_as_it_stands(name: str) -> None:
+    if awaited(name):
+        return
+    notebook = nbformat.read(REPO / "notebooks" / f"{name}.ipynb", as_version=4)
+    fresh = results(name)[-1]["samples"]["code"] == source_of(notebook)
+    assert fresh != (name in STALE), f"{name}: {'take it out of STALE' if fresh else 'run it again: make bench OF=notebooks'}"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
