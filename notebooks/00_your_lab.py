@@ -136,7 +136,7 @@ except OSError as error:
 # %%
 from pathlib import Path
 
-filler = Path("/dev/shm/gpulab-try")  # noqa: S108
+filler = Path("/dev/shm/gpulab-try")  # noqa: S108 - the lab's own shared memory, in which nobody else can wait with a link
 written, most = 0, 64 * 1024**2 if SMOKE else given.shm + 1
 try:
     with filler.open("wb") as file:

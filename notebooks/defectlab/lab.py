@@ -101,6 +101,7 @@ def models_folder(env: Mapping[str, str] | None = None) -> Path:
 def cache_folder(env: Mapping[str, str] | None = None) -> Path:
     """Where to keep what can be made again, such as features and checkpoints: in the home, so that it outlives the lab."""
     env = os.environ if env is None else env
+    # S108: only where there is no home; in a lab, /tmp is the container's own and nobody else's.
     return Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or "/tmp") / ".cache") / "defectlab"  # noqa: S108
 
 

@@ -120,6 +120,7 @@ def folders() -> tuple[Folder, ...]:
         (home, "your home; the same in all of your labs"),
         (lab.data_folder(), "data sets, for all"),
         (lab.models_folder(), "models, for all; they outlive your lab"),
+        # S108: it is looked at, and nothing is written there.
         (Path("/dev/shm"), "shared memory, in which data loaders hand over their batches"),  # noqa: S108
     ]
     return tuple(_folder(path, purpose) for path, purpose in given)

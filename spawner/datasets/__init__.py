@@ -35,7 +35,7 @@ Fetch = Callable[[Package, Path], Path]
 class RunOnce(Protocol):
     """`Engine.run_once`: a command in a container of its own; exit code and output."""
 
-    def __call__(  # noqa: D102
+    def __call__(  # noqa: D102  (the engine documents it)
         self, image: str, command: Sequence[str], *, mounts: Sequence[Mount], user: str, seconds: int = ...
     ) -> tuple[int, str]: ...
 

@@ -197,13 +197,11 @@ class Requests(Tickets, Journal):
         with self._transaction(write=False) as connection:
             return standing_of(connection, holder, now)
 
-    def _end_unusable(self, connection: sa.Connection, ticket: Ticket, usable: Sequence[Gpu], now: datetime) -> bool:
+    def _end_unusable(self, connection: sa.Connection, ticket: Ticket, usable: Sequence[Gpu], now: datetime) -> None:
         """End a claim on GPUs that went out of circulation; the ticket did nothing wrong and waits on in its place."""
-        if _usable(one(connection, ticket.lease), usable):
-            return False
-        why = "a GPU of the claim went out of circulation"
-        release(connection, ticket.lease, now, why, self.half_life, blameless=True)
-        return True
+        if not _usable(one(connection, ticket.lease), usable):
+            why = "a GPU of the claim went out of circulation"
+            release(connection, ticket.lease, now, why, self.half_life, blameless=True)
 
     def _take_claim(
         self, connection: sa.Connection, ticket: Ticket, claim: Lease, standing: Standing, now: datetime, admit: Admit

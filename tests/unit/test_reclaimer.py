@@ -357,7 +357,14 @@ def test_a_seat_and_a_mig_instance_are_used_by_the_labs_own_processes_only(part,
     assert gpu_use(lease, {}, samples, after(90), HOMES) == (None, None)
 
 
-def test_an_idle_seat_beside_a_busy_one_is_reclaimed_and_its_neighbour_is_not(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "running",
+    [
+        pytest.param((GpuProcess(3, 7000),), id="without a process"),
+        pytest.param((GpuProcess(1, 500, 0), GpuProcess(3, 7000, 88)), id="with a kernel left open"),
+    ],
+)
+def test_an_idle_seat_beside_a_busy_one_is_reclaimed_and_its_neighbour_is_not(tmp_path, monkeypatch, running):
     gpus = [dataclasses.replace(GPUS[0], simulated=False)]
     world = World(tmp_path, monkeypatch, gpus=gpus)
     world.lab = dataclasses.replace(world.lab, config=world.shared)
@@ -366,24 +373,7 @@ def test_an_idle_seat_beside_a_busy_one_is_reclaimed_and_its_neighbour_is_not(tm
     world.start("bo", OTHERS, world.lab.units())
     monkeypatch.setattr(service, "container_of", lambda pid: HOMES.get(pid, ""))
     for _ in range(53):
-        running = (GpuProcess(3, 7000),)
         world.ledger.note_samples([GpuSample(gpus[0].uuid, after(world.seconds), 90, 7000, processes=running)])
-        world.minutes(0.5)
-    assert set(world.hub.stopped) == {"http://hub/api/users/ana/server"}
-    world.ledger.close()
-
-
-def test_a_kernel_left_open_on_a_seat_does_not_hide_behind_a_busy_neighbour(tmp_path, monkeypatch):
-    gpus = [dataclasses.replace(GPUS[0], simulated=False)]
-    world = World(tmp_path, monkeypatch, gpus=gpus)
-    world.lab = dataclasses.replace(world.lab, config=world.shared)
-    world.reclaimer = world.fresh()
-    world.start("ana", MINE, world.lab.units())
-    world.start("bo", OTHERS, world.lab.units())
-    monkeypatch.setattr(service, "container_of", lambda pid: HOMES.get(pid, ""))
-    running = (GpuProcess(1, 500, 0), GpuProcess(3, 7000, 88))
-    for _ in range(53):
-        world.ledger.note_samples([GpuSample(gpus[0].uuid, after(world.seconds), 90, 7500, processes=running)])
         world.minutes(0.5)
     assert set(world.hub.stopped) == {"http://hub/api/users/ana/server"}
     world.ledger.close()
