@@ -184,3 +184,15 @@ def test_command_line_tells_the_same(used: HubProcess):
     assert (place["position"], place["holder"], place["gpus"], place["state"]) == (1, "bo", 2, "waiting")
     assert "first in line" in gpulab(hub, "queue")
     assert hub.api("DELETE", "/users/bo/server", bo).status_code in (202, 204, 400)
+
+
+def test_a_restart_with_another_lab_yaml_stands_in_the_journal(used: HubProcess):
+    hub, before = used, used.config.limits.servers_per_user
+    hub.terminate()
+    hub.files.edit(limits__servers_per_user=before + 1)
+    hub.start()
+    hub.terminate()
+    hub.start()
+    events = hub.api("GET", "/gpus/audit", hub.token("root", admin=True)).json()["events"]
+    (told,) = [event for event in events if event["action"] == "lab.configured"]
+    assert (told["by"], told["detail"]) == ("lab.yaml", {"limits.servers_per_user": f"{before} → {before + 1}"})
